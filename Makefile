@@ -1,0 +1,37 @@
+# Every target makes .venv when it is missing. PYTHON may name any Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export RELEVANCE_HOME ?= $(CURDIR)/.relevance
+
+.PHONY: help install demo test lint ui clean
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv -q --allow-existing --python $(PYTHON) $(VENV) && uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[test]'; \
+	else \
+	  $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'; \
+	fi
+	@touch $@
+
+install: $(VENV)/.installed  ## make .venv with the pinned versions
+
+demo: install  ## synthetic cohort -> models -> relevance maps -> results.duckdb
+	@$(BIN)/relevance-assets demo
+
+test: install  ## the whole test suite, with coverage
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+lint: install  ## ruff (lint, format) and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+ui: install  ## Dagster's web UI on 127.0.0.1:3000, with the history of what ran
+	@$(BIN)/relevance-assets ui
+
+clean:  ## remove .venv (results in .relevance stay)
+	@rm -rf $(VENV)

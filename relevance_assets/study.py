@@ -1,0 +1,245 @@
+"""One study, described by types: what a `defs.yaml` may say, and nothing else.
+
+Belongs here: every setting that a user may write, its default, and the checks that need no data.
+Does not belong here: anything that computes, reads a file or imports more than pydantic.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Shape = tuple[int, int, int]
+
+
+class Settings(BaseModel):
+    """Base of every block of settings: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --------------------------------------------------------------------------------------- images and people
+class Scale(Settings):
+    """How an image's values become numbers in [0, 1]; always clipped, background exactly 0.
+
+    `range`: (x - low) / (high - low) in the image's unit. `percentile`: x / p-th percentile of the brain's
+    voxels.
+    """
+
+    rule: Literal["range", "percentile"] = "range"
+    low: float = 0.0
+    high: float = 1.0
+    percentile: float = Field(default=99.5, gt=0, le=100)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Scale:
+        if self.rule == "range" and self.high <= self.low:
+            raise ValueError(f"scale: high ({self.high}) must be above low ({self.low})")
+        return self
+
+
+class Contrast(Settings):
+    """One image per scan: its name in tables, and the BIDS suffix and entities that find it."""
+
+    name: Label
+    suffix: Label
+    entities: dict[Label, Label] = {}
+    scale: Scale = Scale()
+
+
+class Target(Settings):
+    """What the model learns: a column of participants.tsv or sessions.tsv.
+
+    `binary`: 1 where the value is >= threshold. `regression`: the value itself.
+    """
+
+    column: str
+    kind: Literal["binary", "regression"]
+    threshold: float | None = None
+    unit: str = ""
+
+    @model_validator(mode="after")
+    def _threshold_given(self) -> Target:
+        if (self.kind == "binary") != (self.threshold is not None):
+            raise ValueError("target: a binary target needs a threshold, a regression target has none")
+        return self
+
+
+class Covariate(Settings):
+    """A number beside the images: the column divided by `divide_by`."""
+
+    column: str
+    divide_by: float = Field(default=1.0, gt=0)
+
+
+class Cohort(Settings):
+    """Who takes part. `bids: null` means the synthetic cohort below the home folder."""
+
+    bids: Path | None = None
+    include: dict[str, list[str | float | int]] = {}
+    target: Target
+    covariates: list[Covariate] = []
+    truth_regions: list[Label] = []
+
+
+# ------------------------------------------------------------------------------------------- preparation
+class Reorient(Settings):
+    """Axes to the closest canonical orientation (RAS+): a permutation and flips, no interpolation."""
+
+    step: Literal["reorient"] = "reorient"
+
+
+class BrainMask(Settings):
+    """Which voxels are brain. `nonzero`: some contrast is > 0 on the native grid."""
+
+    step: Literal["brain_mask"] = "brain_mask"
+    source: Literal["nonzero"] = "nonzero"
+
+
+class Resample(Settings):
+    """Every contrast of the scan onto one grid of this voxel size; not done where the grid has it already."""
+
+    step: Literal["resample"] = "resample"
+    voxel_size_mm: tuple[float, float, float]
+    interpolation: Literal["nearest", "linear", "cubic"] = "linear"
+
+    @model_validator(mode="after")
+    def _positive(self) -> Resample:
+        if min(self.voxel_size_mm) <= 0:
+            raise ValueError("resample: voxel sizes must be positive")
+        return self
+
+
+class CropOrPad(Settings):
+    """To a fixed shape, around the middle of the grid or of the brain's bounding box."""
+
+    step: Literal["crop_or_pad"] = "crop_or_pad"
+    shape: Shape
+    centre: Literal["grid", "brain"] = "grid"
+
+
+class ScaleStep(Settings):
+    """Each contrast by its own `scale`."""
+
+    step: Literal["scale"] = "scale"
+
+
+Step = Annotated[Reorient | BrainMask | Resample | CropOrPad | ScaleStep, Field(discriminator="step")]
+
+
+# --------------------------------------------------------------------------------------- model and training
+class Split(Settings):
+    """Held-out test people, and stratified folds of the rest; all scans of a person stay together."""
+
+    test_share: Share = 0.2
+    folds: int = Field(default=3, ge=2, le=20)
+    strata: int = Field(default=5, ge=2, description="quantile bins of a regression target")
+    seed: int = 0
+
+
+class Model(Settings):
+    """A network of the registry (`relevance_assets.models`) and its options."""
+
+    name: Name
+    options: dict[str, Any] = {}
+
+
+class Augmentation(Settings):
+    """Random changes of a training scan, the same for all its contrasts; each drawn with its probability."""
+
+    flip_axes: list[Literal[0, 1, 2]] = []
+    flip_probability: float = Field(default=0.5, ge=0, le=1)
+    rotate90: bool = Field(default=False, description="by 90 degrees in the plane of the first two axes")
+    rotate90_probability: float = Field(default=0.5, ge=0, le=1)
+    affine_probability: float = Field(default=0.5, ge=0, le=1)
+    rotate_degrees: float = Field(default=0.0, ge=0)
+    scale_share: float = Field(default=0.0, ge=0, lt=1)
+    translate_voxels: float = Field(default=0.0, ge=0)
+    noise_probability: float = Field(default=0.5, ge=0, le=1)
+    noise_sd: float = Field(default=0.0, ge=0, description="in units of the scaled image")
+
+
+class Training(Settings):
+    """How one fold is fitted. The best epoch by `monitor` on the validation set is kept."""
+
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    monitor: Literal["auc", "mae", "loss"] = "loss"
+    sample_weight: Literal["none", "edss"] = "none"
+    balanced_sampler: bool = False
+    augmentation: Augmentation = Augmentation()
+    seed: int = 0
+    cache_gb: float = Field(default=2.0, ge=0, description="prepared images kept in memory while training")
+
+
+# ---------------------------------------------------------------------------------- relevance and evidence
+class Method(Settings):
+    """One way to explain: where relevance starts, which composite, which rule for gated products."""
+
+    start: Literal["output", "attention"] = "output"
+    composite: Name
+    product: Literal["proposed", "all"] = "proposed"
+
+
+class Masks(Settings):
+    """Top N % of a map's positive voxels in the brain."""
+
+    top_percents: list[Annotated[int, Field(gt=0, le=100)]] = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+
+
+class Statistics(Settings):
+    """What is drawn at random, how often, and how sure an interval is."""
+
+    permutations: int = Field(default=20_000, ge=1)
+    bootstrap: int = Field(default=2_000, ge=100)
+    confidence: Share = 0.95
+    seed: int = 0
+    correlate_with: str | None = Field(default=None, description="column for the correlation of mask means")
+    ridge_voxel_size_mm: float | None = Field(default=None, gt=0, description="ridge baseline's voxel size")
+
+
+class Study(Settings):
+    """One study: images -> prepared volumes -> models -> maps -> evidence -> statistics."""
+
+    name: Name
+    title: str
+    question: str
+    citation: str
+    owners: list[str] = ["team:relevance"]
+    contrasts: list[Contrast] = Field(min_length=1)
+    cohort: Cohort
+    preparation: list[Step]
+    split: Split = Split()
+    model: Model
+    training: Training = Training()
+    methods: dict[Name, Method] = Field(min_length=1)
+    masks: Masks = Masks()
+    statistics: Statistics = Statistics()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        names = [contrast.name for contrast in self.contrasts]
+        if len(set(names)) != len(names) or "combined" in names:
+            raise ValueError("contrasts: names must differ from each other and from 'combined'")
+        steps = [step.step for step in self.preparation]
+        if steps != [s for s in ("reorient", "brain_mask", "resample", "crop_or_pad", "scale") if s in steps]:
+            raise ValueError(
+                "preparation: each step at most once, in the order reorient, brain_mask, resample, "
+                "crop_or_pad, scale"
+            )
+        if "brain_mask" not in steps or "scale" not in steps:
+            raise ValueError("preparation: the steps brain_mask and scale are needed")
+        return self
+
+    @property
+    def shape(self) -> Shape | None:
+        """The prepared grid's shape, where the recipe fixes it."""
+        return next((s.shape for s in self.preparation if isinstance(s, CropOrPad)), None)
