@@ -1,0 +1,201 @@
+"""Every table of the results: its key, its columns, their types and units.
+
+Belongs here: what a table says and means. Does not belong here: how it is checked (`table.py`), where it
+lies (`store.py`), SQL that reads it (`sql/`).
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from relevance_assets.tables.table import Column, Table, TableError
+
+__all__ = ["TABLES", "Column", "Table", "TableError"]
+
+_PATH = "below the home folder: relative to it; elsewhere (raw images): relative to the BIDS folder"
+
+
+def _text(name: str, description: str, **options: bool) -> Column:
+    return Column(name, pl.String(), description, **options)
+
+
+def _whole(name: str, description: str, **options: bool) -> Column:
+    return Column(name, pl.Int64(), description, **options)
+
+
+def _real(name: str, description: str, **options: bool) -> Column:
+    return Column(name, pl.Float64(), description, **options)
+
+
+def _table(name: str, description: str, key: tuple[Column, ...], values: tuple[Column, ...]) -> Table:
+    key = (_text("study", "study's name"), *key)
+    return Table(name, description, tuple(column.name for column in key), (*key, *values))
+
+
+_SCAN = _text("scan", "scan: sub-<label>[_ses-<label>]")
+_IMAGE = _text("image", "the study's name of the image, e.g. qT1")
+_MODEL = _text("model", "the study's network, or a baseline: 'mean', 'ridge'")
+_FOLD = _text("fold", "'0', '1', ... the fold's model; 'ensemble': mean over the folds' models")
+_METHOD = _text("method", "the study's name of the way of explaining")
+_CONTRAST = _text("contrast", "image that the map explains; 'combined': weighted sum over the images (eq. 8)")
+_TOP = _whole("top_percent", "the mask keeps this share of the map's positive brain voxels, in %")
+_INTERVAL = (
+    _real("ci_low", "lower end of the confidence interval", nullable=True),
+    _real("ci_high", "upper end of the confidence interval", nullable=True),
+)
+_PERSON = (
+    _real("age", "age in years", nullable=True),
+    _text("sex", "as given in participants.tsv", nullable=True),
+    _text("group", "as given in participants.tsv, e.g. MS or HC", nullable=True),
+    _text("ms_type", "course of the disease as given, e.g. RRMS", nullable=True),
+    _real("edss", "Expanded Disability Status Scale, 0-10", nullable=True),
+    _text("other", "the other columns of participants.tsv and sessions.tsv, as JSON", nullable=True),
+)
+_GRID = (
+    _whole("shape_x", "voxels along the first axis"),
+    _whole("shape_y", "voxels along the second axis"),
+    _whole("shape_z", "voxels along the third axis"),
+    _real("voxel_x_mm", "voxel size along the first axis, mm"),
+    _real("voxel_y_mm", "voxel size along the second axis, mm"),
+    _real("voxel_z_mm", "voxel size along the third axis, mm"),
+    _text("orientation", "axis codes of the affine, e.g. RAS"),
+)
+
+_ALL = (
+    _table("participants", "People as participants.tsv describes them.", (
+        _text("participant_id", "sub-<label>"),
+    ), _PERSON),
+    _table("scans", "Scans of the cohort, with what is known of the person at that time.", (_SCAN,), (
+        _text("participant_id", "sub-<label>"),
+        _text("session", "ses-<label>; null where the person has no sessions", nullable=True),
+        *_PERSON,
+        _real("target", "the study's target column as given (before any threshold)", nullable=True),
+        _text("status", "'ok', 'failed' (an error, see reason) or 'excluded' (by the study's choice)"),
+        _text("reason", "why the scan is not ok", nullable=True),
+    )),
+    _table("raw_scans", "Raw images: header and hash.", (_SCAN, _IMAGE), (
+        _text("path", f"file, {_PATH}"),
+        _text("sha256", "SHA-256 of the file"),
+        _whole("bytes", "size of the file"),
+        *_GRID,
+        _text("unit", "spatial unit of the header, or the sidecar's unit of the values", nullable=True),
+        _text("sidecar", "the JSON sidecar's content, as JSON", nullable=True),
+    )),
+    _table("volumes", "Prepared images: grid and quality measures.", (_SCAN, _IMAGE), (
+        _text("path", f"file, {_PATH}"),
+        _text("sha256", "SHA-256 of the file"),
+        *_GRID,
+        Column("resampled", pl.Boolean(), "whether voxels were interpolated"),
+        _whole("brain_voxels", "voxels of the brain mask on the prepared grid"),
+        _real("brain_volume_mm3", "volume of the brain mask, mm³"),
+        _real("minimum", "least value in the brain, before scaling", nullable=True),
+        _real("maximum", "greatest value in the brain, before scaling", nullable=True),
+        _real("mean", "mean in the brain, before scaling", nullable=True),
+        _real("standard_deviation", "standard deviation in the brain, before scaling", nullable=True),
+        _real("share_clipped", "share of brain voxels that scaling cut off at 0 or 1", nullable=True),
+    )),
+    _table("splits", "Set and fold of each scan; all scans of a person are in the same.", (_SCAN,), (
+        _text("set", "'train' or 'test'"),
+        _whole("fold", "fold in which the scan is validated; null for test", nullable=True),
+        _text("participant_id", "sub-<label>"),
+    )),
+    _table("training_epochs", "Course of training.", (_MODEL, _FOLD, _whole("epoch", "from 0")), (
+        _real("loss", "mean loss of the training batches", nullable=True),
+        _real("validation_loss", "loss on the validation scans", nullable=True),
+        _real("validation_metric", "the monitored measure on the validation scans", nullable=True),
+        _real("seconds", "duration of the epoch", nullable=True, volatile=True),
+    )),
+    _table("models", "Trained models, one per fold.", (_MODEL, _FOLD), (
+        _text("path", f"checkpoint, {_PATH}"),
+        _text("sha256", "SHA-256 of the checkpoint"),
+        _whole("parameters", "number of trained parameters"),
+        _text("device", "device it was trained on"),
+        _real("seconds", "duration of the training", nullable=True, volatile=True),
+        _whole("seed", "seed of the training"),
+        _whole("best_epoch", "epoch that was kept"),
+    )),
+    _table("predictions", "What each model says of each scan.", (_MODEL, _FOLD, _SCAN), (
+        _text("set", "the scan's role for this model: 'train', 'validation' or 'test'"),
+        _real("target", "binary: 0 or 1; regression: the target in its unit"),
+        _real("output", "the model's output: logit (binary) or the target's unit (regression)"),
+        _real("probability", "logistic function of the output; null for regression", nullable=True),
+    )),
+    _table("scores", "How good the predictions are.", (
+        _MODEL,
+        _text("set", "'train', 'validation' or 'test'"),
+        _text("fold", "'0', '1', ...; 'mean' over the folds' scores; 'ensemble': score of the mean output"),
+        _text("metric", "binary: auc, accuracy, ...; regression: mae, rmse, r, r2"),
+    ), (
+        _real("value", "null where undefined", nullable=True),
+        *_INTERVAL,
+        _whole("n", "scans used"),
+    )),
+    _table("attention_weights", "Weight of each image in a gated model.", (_MODEL, _FOLD, _SCAN, _CONTRAST), (
+        _real("weight", "0-1; the weights of a scan sum to 1"),
+    )),
+    _table("relevance_maps", "Relevance maps and what they sum to.", (_METHOD, _FOLD, _SCAN, _CONTRAST), (
+        _text("path", f"map on the prepared grid, {_PATH}"),
+        _text("native_path", f"map on the raw image's grid, {_PATH}", nullable=True),
+        _real("start", "relevance put in", nullable=True),
+        _real("total", "sum over the map's voxels"),
+        _real("unexplained", "start minus total: taken by biases, stabilisers, covariates", nullable=True),
+        _real("share_outside_brain", "share of positive relevance outside the brain", nullable=True),
+        _real("share_positive", "positive relevance / sum of absolute relevance", nullable=True),
+    )),
+    _table("quantile_masks", "Masks of the most relevant voxels.", (_METHOD, _SCAN, _CONTRAST, _TOP), (
+        _text("path", f"mask, {_PATH}; null where it was not kept", nullable=True),
+        _real("threshold", "least relevance in the mask; null if the mask is empty", nullable=True),
+        _whole("voxels", "voxels in the mask"),
+        _real("volume_mm3", "volume of the mask, mm³"),
+    )),
+    _table("mask_measures", "Image values inside the masks.", (
+        _METHOD, _SCAN, _text("contrast", "image that the mask's map explains"), _TOP,
+        _text("image", "image that is measured"),
+    ), (
+        _real("mean", "mean of the prepared image in the mask; null for an empty mask", nullable=True),
+        _real("median", "median of the prepared image in the mask; null for an empty mask", nullable=True),
+    )),
+    _table("localisation", "Whether relevance lies where the truth is.", (
+        _METHOD, _SCAN, _CONTRAST, _text("region", "region of the truth or of an atlas"),
+        _text("metric", "what is measured, e.g. share_of_positive"),
+    ), (
+        _real("value", "null where undefined", nullable=True),
+        _real("chance", "what relevance spread evenly over the brain would give", nullable=True),
+    )),
+    _table("correlations", "Correlations with their p-values.", (
+        _text("analysis", "which question"),
+        _text("x", "first variable"),
+        _text("y", "second variable"),
+        _text("stratum", "which scans: 'all' or a group"),
+        _text("statistic", "e.g. spearman_rho"),
+    ), (
+        _real("value", "null where a variable is constant", nullable=True),
+        *_INTERVAL,
+        _real("p", "two-sided, from the asymptotic distribution", nullable=True),
+        _real("p_permutation", "two-sided, (b+1)/(B+1)", nullable=True),
+        _real("p_corrected", "p_permutation corrected over the family", nullable=True),
+        _text("correction", "'max-statistic' (Westfall-Young) or 'fdr' (Benjamini-Hochberg)", nullable=True),
+        _whole("n", "pairs used"),
+    )),
+    _table("brain_age_gap", "Predicted minus true age, also without its dependence on age.", (_SCAN,), (
+        _text("set", "'validation' or 'test'"),
+        _real("age", "age in years"),
+        _real("predicted_age", "predicted age in years"),
+        _real("gap_years", "predicted minus true age, years"),
+        _real("corrected_gap_years", "gap after linear age-bias correction, years", nullable=True),
+    )),
+    _table("runs", "What was done to each item, when and at what cost.", (
+        _text("asset", "name of the asset"),
+        _text("item", "scan, fold or 'all'"),
+    ), (
+        _text("run_id", "the orchestrator's run", nullable=True, volatile=True),
+        Column("started", pl.Datetime("us"), "UTC", nullable=True, volatile=True),
+        _real("seconds", "duration", nullable=True, volatile=True),
+        _real("peak_mb", "greatest memory of the process, MB", nullable=True, volatile=True),
+        _text("outcome", "'ok' or 'failed'"),
+        _text("reason", "why it failed, in one line", nullable=True),
+        _text("fingerprint", "hash of inputs, parameters and code version", nullable=True),
+    )),
+)  # fmt: skip
+
+TABLES: dict[str, Table] = {table.name: table for table in _ALL}

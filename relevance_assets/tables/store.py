@@ -1,0 +1,192 @@
+"""The truth on disk: one Parquet file per table, study and partition, below one folder.
+
+Belongs here: writing, reading, deleting and comparing these files. Any number of processes may write at
+once: a file is written beside its place and renamed, so a reader sees the old one or the new one.
+Does not belong here: the published database (`database.py`), what the columns mean (`schema.py`).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import polars as pl
+
+from relevance_assets.files import atomic_path
+from relevance_assets.tables.schema import TABLES, Table, TableError
+
+__all__ = ["Store", "comparable", "differences", "stored_path"]
+
+_SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
+
+
+class Store:
+    """Tables below `root`: `<table>/<study>/<partition>.parquet`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def write(self, table: str, study: str, partition: str, frame: pl.DataFrame) -> Path:
+        """Replace a partition's rows by `frame` (see `Table.conform`), atomically; return the file.
+
+        Raises
+        ------
+        TableError
+            Unknown table, unsafe name, or a frame that does not conform; the old file stays.
+        """
+        path = self._path(table, study, partition)
+        conformed = TABLES[table].conform(frame, study)
+        with atomic_path(path) as temporary:
+            conformed.write_parquet(temporary)
+        return path
+
+    def read(self, table: str, study: str | None = None, partition: str | None = None) -> pl.DataFrame:
+        """All rows, sorted by key; an empty frame with the schema when there are none.
+
+        A nullable column that an older file lacks is null.
+
+        Raises
+        ------
+        TableError
+            Unknown table, or a file that cannot be read as this table: it names the file.
+        """
+        files = self.files(table, study, partition)
+        if not files:
+            return TABLES[table].empty()
+        return read_files(TABLES[table], files).sort(TABLES[table].key)
+
+    def delete(self, table: str, study: str, partition: str) -> None:
+        """Remove a partition; nothing happens if there is none."""
+        self._path(table, study, partition).unlink(missing_ok=True)
+
+    def partitions(self, table: str, study: str) -> list[str]:
+        """Names of a study's partitions, sorted."""
+        return [path.stem for path in self.files(table, study)]
+
+    def studies(self) -> list[str]:
+        """Names of the studies that have a folder below any table, sorted."""
+        return sorted({folder.name for folder in self.root.glob("*/*") if folder.is_dir()})
+
+    def files(self, table: str, study: str | None = None, partition: str | None = None) -> list[Path]:
+        """Files of a table, sorted, without the temporary files of writers at work."""
+        _known(table)
+        if study is not None and partition is not None:
+            path = self._path(table, study, partition)
+            return [path] if path.exists() else []
+        folder, pattern = self.root / table, "*/*.parquet"
+        if study is not None:
+            folder, pattern = folder / _safe("study", study), "*.parquet"
+        found = (path for path in folder.glob(pattern) if not path.name.startswith("."))
+        return sorted(path for path in found if partition in (None, path.stem))
+
+    def clean(self, older_than_s: float = 3600.0) -> int:
+        """Remove temporary files that killed writers left behind, if older than this; return how many."""
+        stale = [
+            p for p in self.root.glob("*/*/.*.parquet") if p.stat().st_mtime < time.time() - older_than_s
+        ]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
+    def _path(self, table: str, study: str, partition: str) -> Path:
+        folder = self.root / _known(table).name / _safe("study", study)
+        return folder / f"{_safe('partition', partition)}.parquet"
+
+
+def read_files(table: Table, files: list[Path]) -> pl.DataFrame:
+    """Rows of `files` in the order given, with the table's schema; see `Store.read`."""
+    try:
+        scan = pl.scan_parquet(files, schema=table.schema, missing_columns="insert", glob=False)
+        frame = scan.collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise TableError(_fault(table, files, error)) from error
+    for column in table.columns:
+        if not column.nullable and frame[column.name].null_count():
+            raise TableError(_fault(table, files, f"column {column.name} has nulls but may not"))
+    return frame
+
+
+def comparable(root: Path) -> dict[tuple[str, str], pl.DataFrame]:
+    """Every table of every study below `root`, sorted by key, without volatile columns.
+
+    Paths in the tables are relative to the home folder (`stored_path`), so two homes compare equal when
+    they hold the same results. A table without files is left out.
+    """
+    store = Store(root)
+    result = {}
+    for name, table in TABLES.items():
+        keep = [column.name for column in table.columns if not column.volatile]
+        for study in store.studies():
+            if store.files(name, study):
+                result[name, study] = store.read(name, study).select(keep)
+    return result
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """What differs between two tables folders, one line each, volatile columns ignored; empty if nothing."""
+    first, second = comparable(a), comparable(b)
+    lines = []
+    for name, study in sorted(set(first) | set(second)):
+        where = f"{name} of {study}"
+        if (name, study) not in first or (name, study) not in second:
+            lines.append(f"{where}: only in {a if (name, study) in first else b}")
+            continue
+        left, right = first[name, study], second[name, study]
+        key = list(TABLES[name].key)
+        for ours, theirs, root in ((left, right, a), (right, left, b)):
+            alone = ours.join(theirs, on=key, how="anti")
+            if alone.height:
+                lines.append(f"{where}: {alone.height} rows only in {root}, first {alone.row(0)[: len(key)]}")
+        both = left.join(right, on=key, how="inner", suffix="__b", maintain_order="left")
+        for column in left.columns[len(key) :]:
+            unequal = both.filter(pl.col(column).ne_missing(pl.col(f"{column}__b")))
+            if unequal.height:
+                row = unequal.row(0, named=True)
+                lines.append(
+                    f"{where}, column {column}: {unequal.height} rows differ, first "
+                    f"{tuple(row[k] for k in key)}: {row[column]!r} and {row[f'{column}__b']!r}"
+                )
+    return lines
+
+
+def stored_path(path: Path, *roots: Path) -> str:
+    """How a table names a file: relative to the first of `roots` (home folder, BIDS folder) that holds it.
+
+    Raises ValueError for a file outside all of them.
+    """
+    for root in roots:
+        if path.resolve().is_relative_to(root.resolve()):
+            return path.resolve().relative_to(root.resolve()).as_posix()
+    raise ValueError(f"{path} lies outside {' and '.join(str(root) for root in roots)}")
+
+
+def _known(table: str) -> Table:
+    if table not in TABLES:
+        raise TableError(f"table {table}: unknown; known are {', '.join(TABLES)}")
+    return TABLES[table]
+
+
+def _safe(kind: str, name: str) -> str:
+    """`name` if it can be a file's name on any system and cannot leave its folder, else TableError."""
+    if not _SAFE.fullmatch(name):
+        raise TableError(f"{kind} {name!r}: letters, digits, '_', '-' and '.' only, not beginning with '.'")
+    return name
+
+
+def _fault(table: Table, files: list[Path], error: object) -> str:
+    """One line that names the first file that is not a file of this table."""
+    remedy = "delete it and run again"
+    for file in files:
+        try:
+            found = pl.read_parquet(file)
+        except (pl.exceptions.PolarsError, OSError) as reason:
+            return f"table {table.name}: {file} cannot be read ({str(reason).splitlines()[0]}); {remedy}"
+        for name, dtype in found.schema.items():
+            if table.schema.get(name) != dtype:
+                due = table.schema.get(name, "no such column")
+                return f"table {table.name}, column {name}: {dtype} in {file}, declared {due}; {remedy}"
+        for column in table.columns:
+            if not column.nullable and (column.name not in found.columns or found[column.name].null_count()):
+                return f"table {table.name}, column {column.name}: missing or null in {file}; {remedy}"
+    return f"table {table.name}: {str(error).splitlines()[0]}"
