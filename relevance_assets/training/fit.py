@@ -1,0 +1,207 @@
+"""Fit one fold: check what is asked, train or go on training, keep the best epoch's model.
+
+Belongs here: the one function that an asset calls, and the checks before anything is computed.
+Does not belong here: the epochs themselves (`loop.py`), scores of the study (`statistics`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from relevance_assets import study
+from relevance_assets.files import fingerprint, sha256
+from relevance_assets.training import augment, checkpoint, loop
+from relevance_assets.training.checkpoint import Description
+from relevance_assets.training.data import Samples, TrainingError, Volumes, seed_of
+from relevance_assets.training.resume import Progress
+
+__all__ = ["Fitted", "fit"]
+
+STATE = "resume.pt"
+EPOCHS = {
+    "epoch": pl.Int64,
+    "loss": pl.Float64,
+    "validation_loss": pl.Float64,
+    "validation_metric": pl.Float64,
+    "seconds": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fold's model and how it came about.
+
+    Attributes
+    ----------
+    checkpoint : Path
+        `model.pt` of the best epoch, for `checkpoint.load`.
+    sha256 : str
+    parameters : int
+        Trained numbers.
+    device : str
+        `cpu`, or the GPU's name.
+    seconds : float
+        Sum over the epochs, those before a kill included.
+    seed, best_epoch : int
+        Epochs count from 1.
+    epochs : polars.DataFrame
+        epoch, loss (mean over the epoch's training scans, while weights change), validation_loss,
+        validation_metric (area under the ROC curve or mean absolute error), seconds.
+    """
+
+    checkpoint: Path
+    sha256: str
+    parameters: int
+    device: str
+    seconds: float
+    seed: int
+    best_epoch: int
+    epochs: pl.DataFrame
+
+
+def fit(
+    model: study.Model,
+    training: study.Training,
+    target: study.Target,
+    train: Samples,
+    validation: Samples,
+    folder: Path,
+    *,
+    fold: int,
+    progress: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> Fitted:
+    """Train a network on `train`, choose its epoch by `training.monitor` on `validation`.
+
+    After each epoch the state is written to `folder/resume.pt`; a call with the same settings, scans and
+    targets goes on from there. On a CPU the model and the epochs (but for `seconds`) are then bit for bit
+    those of a run that nobody disturbed. The state is removed at the end.
+
+    Parameters
+    ----------
+    model, training, target
+        Settings of the study.
+    train, validation
+        Scans of this fold.
+    folder
+        Where `model.pt` is written; nothing else remains there.
+    fold
+        Its number: part of the seed, and named in errors.
+    progress
+        Called after each epoch with its number, the number of epochs, and its row of the epochs table.
+
+    Raises
+    ------
+    TrainingError
+        No scans; a set with one class; a monitor, sampler or augmentation that does not suit the target or
+        the grid; images of different shapes; a loss that is not finite.
+    """
+    _check(training, target, train, validation, fold)
+    volumes = Volumes(training.cache_gb)
+    contrasts, *grid = volumes(train.images[0]).shape
+    shape = (grid[0], grid[1], grid[2])
+    try:
+        augment.check(training.augmentation, shape)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+    description = Description(
+        name=model.name,
+        options=dict(model.options),
+        shape=shape,
+        contrasts=contrasts,
+        covariates=train.covariates.shape[1],
+        target_kind=target.kind,
+        target_mean=float(train.targets.mean(dtype=np.float64)) if target.kind == "regression" else 0.0,
+        seed=training.seed,
+    )
+    state_path = folder / STATE
+    state = Progress.read(state_path, _fingerprint(description, training, train, validation, fold))
+
+    def epoch_done() -> None:
+        state.write(state_path)
+        if progress:
+            progress(state.epochs, training.epochs, dict(state.history[-1]))
+
+    device = torch.device("cuda" if loop.has_gpu() else "cpu")
+    with loop.switches():
+        torch.manual_seed(seed_of(training.seed, fold, 0, "weights"))
+        network = description.build()
+        if state.network:
+            network.load_state_dict(state.network)
+        network = network.to(memory_format=loop.memory_format(device))
+        loop.run(
+            loop.Fold(network, training, target.kind, fold, train, validation, volumes, state, epoch_done),
+            folder,
+        )
+    path = folder / "model.pt"
+    checkpoint.save(path, description, state.best_network)
+    state_path.unlink(missing_ok=True)
+    epochs = pl.DataFrame(state.history, schema=EPOCHS)
+    return Fitted(
+        checkpoint=path,
+        sha256=sha256(path),
+        parameters=sum(each.numel() for each in network.parameters() if each.requires_grad),
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        seconds=float(epochs["seconds"].sum()),
+        seed=training.seed,
+        best_epoch=state.best_epoch,
+        epochs=epochs,
+    )
+
+
+def _check(
+    training: study.Training, target: study.Target, train: Samples, validation: Samples, fold: int
+) -> None:
+    """Raise TrainingError for what cannot end well, before any image is read."""
+    for name, samples in (("training", train), ("validation", validation)):
+        if not len(samples):
+            raise TrainingError(f"fold {fold}: the {name} set is empty; use fewer folds or more scans")
+        if target.kind == "binary":
+            _check_classes(samples.targets, name, fold)
+    if shared := sorted(set(train.scans) & set(validation.scans)):
+        raise TrainingError(f"fold {fold}: {shared[0]} is in the training and in the validation set")
+    if train.covariates.shape[1] != validation.covariates.shape[1]:
+        raise TrainingError(
+            f"fold {fold}: training and validation scans have different numbers of covariates"
+        )
+    unsuited = {"binary": "mae", "regression": "auc"}[target.kind]
+    if training.monitor == unsuited:
+        raise TrainingError(
+            f"training.monitor: {unsuited} is not defined for a {target.kind} target; use loss"
+        )
+    if training.balanced_sampler and target.kind != "binary":
+        raise TrainingError("training.balanced_sampler: balances classes; a regression target has none")
+
+
+def _check_classes(targets: np.ndarray, name: str, fold: int) -> None:
+    found = np.unique(targets)
+    if not np.isin(found, (0, 1)).all():
+        raise TrainingError(f"fold {fold}: binary targets must be 0 or 1; the {name} set has {found[-1]}")
+    if len(found) < 2:
+        raise TrainingError(
+            f"fold {fold}: every scan of the {name} set has target {found[0]:g}, so that nothing can be "
+            "learned or ranked; use fewer folds, more scans or another threshold"
+        )
+
+
+def _fingerprint(
+    description: Description, training: study.Training, train: Samples, validation: Samples, fold: int
+) -> str:
+    """Of everything that the result depends on; where the images lie and how many are cached is not."""
+    sets = [
+        [
+            samples.scans,
+            [[sha256(path) for path in paths] for paths in samples.images],
+            *(values.tolist() for values in (samples.covariates, samples.targets, samples.weights)),
+        ]
+        for samples in (train, validation)
+    ]
+    device = torch.cuda.get_device_name() if loop.has_gpu() else "cpu"
+    settings = training.model_dump(mode="json", exclude={"cache_gb"})
+    return fingerprint(checkpoint.FORMAT, vars(description), settings, fold, sets, device, torch.__version__)

@@ -1,0 +1,259 @@
+"""One fold's epochs under Lightning: steps, optimiser, and what happens when an epoch is done.
+
+Belongs here: everything that knows Lightning, and the process-wide switches that hold while it runs.
+Does not belong here: checks of settings and data (`fit.py`), files (`resume.py`, `checkpoint.py`).
+
+Lightning's own checkpoints and sampler bookkeeping are not used: here the epoch's number alone decides its
+order, changes and dropout, so that the state after an epoch is weights, optimiser and history.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import nn
+
+from relevance_assets.study import Training
+from relevance_assets.training import augment, losses
+from relevance_assets.training.data import (
+    Batch,
+    Batches,
+    Samples,
+    TrainingError,
+    Volumes,
+    epoch_changes,
+    epoch_order,
+    generator,
+    seed_of,
+)
+from relevance_assets.training.resume import Progress
+
+__all__ = ["Report", "has_gpu", "learning_rate", "memory_format", "run", "switches"]
+
+Report = Callable[[int, int, dict[str, Any]], None]
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def memory_format(device: torch.device | str) -> torch.memory_format:
+    """Channels last on the CPU, where convolutions are about twice as fast with it; else row-major."""
+    return torch.channels_last_3d if torch.device(device).type == "cpu" else torch.contiguous_format
+
+
+def learning_rate(training: Training, epoch: int) -> float:
+    """Rate in epoch 1, 2, ..: constant, or half a cosine from the full rate towards 0 (never reached)."""
+    if training.schedule == "constant":
+        return training.learning_rate
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / training.epochs))
+
+
+class Fold(pl.LightningModule):
+    """What Lightning calls back while it runs the epochs of one fold."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        training: Training,
+        kind: losses.Kind,
+        fold: int,
+        train: Samples,
+        validation: Samples,
+        volumes: Volumes,
+        progress: Progress,
+        done: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self.network, self.settings, self.kind, self.number = network, training, kind, fold
+        self.train_samples, self.validation_samples, self.volumes = train, validation, volumes
+        self.progress, self.done = progress, done
+        self.finished_before = progress.epochs
+        self.outputs: list[torch.Tensor] = []
+        self.total, self.started = 0.0, 0.0
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch under way, the first one 1, whatever a killed run has done of it."""
+        return self.finished_before + self.current_epoch + 1
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; biases and norms (one axis) do not decay: MRInet's output bias holds the mean target."""
+        parameters = list(self.network.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": [each for each in parameters if each.ndim > 1]},
+            {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+        )
+        if self.progress.optimizer:
+            optimizer.load_state_dict(self.progress.optimizer)
+        return optimizer
+
+    def train_dataloader(self) -> Batches:
+        where = (self.settings.seed, self.number, self.epoch)
+        samples = self.train_samples
+        order = epoch_order(
+            samples.targets, balanced=self.settings.balanced_sampler, random=generator(*where, "order")
+        )
+        changes = epoch_changes(self.settings.augmentation, len(order), generator(*where, "augmentation"))
+        return Batches(samples, self.volumes, self.settings.batch_size, order, changes)
+
+    def val_dataloader(self) -> Batches:
+        return Batches(self.validation_samples, self.volumes, self.settings.batch_size)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch, then change its images there."""
+        images = batch.images.to(device)
+        if batch.changes is not None:
+            pairs = zip(batch.changes, images, strict=True)
+            images = torch.stack([augment.apply(change, image) for change, image in pairs])
+        images = images.contiguous(memory_format=memory_format(device))
+        covariates, targets, weights = (part.to(device) for part in batch[1:4])
+        return Batch(images, covariates, targets, weights, None)
+
+    def on_train_epoch_start(self) -> None:
+        self.started = time.perf_counter()
+        self.total = 0.0
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = learning_rate(self.settings, self.epoch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if batch_idx == 0:  # dropout is the only thing that draws from the global generator
+            torch.manual_seed(seed_of(self.settings.seed, self.number, self.epoch, "dropout"))
+        outputs = self.network(batch.images, batch.covariates)
+        loss = losses.loss(outputs.float(), batch.targets, batch.weights, self.kind)
+        self.total += self._finite(loss.item(), "training") * len(batch.targets)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """float32, also where training runs in bf16: what is chosen is what will predict."""
+        with torch.autocast(self.device.type, enabled=False):
+            self.outputs.append(self.network(batch.images, batch.covariates).cpu())
+
+    def on_train_epoch_end(self) -> None:
+        """Validation is over by now: one row of the epochs table, and the state to go on from."""
+        samples = self.validation_samples
+        outputs, self.outputs = torch.cat(self.outputs), []
+        targets, weights = torch.from_numpy(samples.targets), torch.from_numpy(samples.weights)
+        value = losses.loss(outputs.double(), targets.double(), weights.double(), self.kind).item()
+        self._finite(value, "validation")
+        metric = losses.metric(outputs.numpy().astype(np.float64), samples.targets, self.kind)
+        row = {
+            "epoch": self.epoch,
+            "loss": self.total / len(self.train_samples),
+            "validation_loss": value,
+            "validation_metric": metric,
+            "seconds": time.perf_counter() - self.started,
+        }
+        self.progress.add(
+            row,
+            losses.rank(self.settings.monitor, value, metric),
+            self.network.state_dict(),
+            self.trainer.optimizers[0].state_dict(),
+        )
+        self.done()
+
+    def _finite(self, loss: float, which: str) -> float:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"fold {self.number}, epoch {self.epoch}: the {which} loss is {loss}; "
+                "lower training.learning_rate or check the prepared images"
+            )
+        return loss
+
+
+def run(module: Fold, folder: Path) -> None:
+    """Run the epochs that are still to be done."""
+    remaining = module.settings.epochs - module.finished_before
+    if remaining <= 0:
+        return
+    with _quiet(), _interrupts():
+        trainer = pl.Trainer(
+            accelerator="gpu" if has_gpu() else "cpu",
+            devices=1,
+            precision="bf16-mixed" if has_gpu() else "32-true",
+            max_epochs=remaining,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        trainer.fit(module)
+
+
+@contextmanager
+def switches() -> Iterator[None]:
+    """Deterministic kernels and an own stream of random numbers; on leaving, all is as before.
+
+    On the CPU an operation without a deterministic kernel is an error. On a GPU some backward passes of 3D
+    pools and replicate padding have none: there two runs may differ in the last bits.
+    """
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
+    with ExitStack() as stack:
+        stack.callback(torch.use_deterministic_algorithms, before[0], warn_only=before[1])
+        stack.callback(setattr, memory, "fill_uninitialized_memory", filled)
+        stack.enter_context(torch.random.fork_rng(devices=[0] if has_gpu() else []))
+        if has_gpu():
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=has_gpu())
+        memory.fill_uninitialized_memory = False  # costs time, finds only faulty kernels
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's hints about workers, loggers and devices are not for the reader of a study's log."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl+C stays KeyboardInterrupt: Lightning would ignore further ones and leave by SystemExit."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
