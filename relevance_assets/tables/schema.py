@@ -134,7 +134,7 @@ _ALL = (
         _real("weight", "0-1; the weights of a scan sum to 1"),
     )),
     _table("relevance_maps", "Relevance maps and what they sum to.", (_METHOD, _FOLD, _SCAN, _CONTRAST), (
-        _text("path", f"map on the prepared grid, {_PATH}"),
+        _text("path", f"map on the prepared grid, {_PATH}; null for a fold's map that went into 'ensemble'", nullable=True),
         _text("native_path", f"map on the raw image's grid, {_PATH}", nullable=True),
         _real("start", "relevance put in", nullable=True),
         _real("total", "sum over the map's voxels"),
@@ -194,7 +194,9 @@ _ALL = (
         _real("peak_mb", "greatest memory of the process, MB", nullable=True, volatile=True),
         _text("outcome", "'ok' or 'failed'"),
         _text("reason", "why it failed, in one line", nullable=True),
-        _text("fingerprint", "hash of inputs, parameters and code version", nullable=True),
+        _text("fingerprint", "hash of inputs, parameters and code version; null where another try may succeed",
+              nullable=True),
+        _text("result", "hash of what came out; later stages' fingerprints are made of it", nullable=True),
     )),
 )  # fmt: skip
 
