@@ -194,8 +194,8 @@ _ALL = (
         _real("peak_mb", "greatest memory of the process, MB", nullable=True, volatile=True),
         _text("outcome", "'ok' or 'failed'"),
         _text("reason", "why it failed, in one line", nullable=True),
-        _text("fingerprint", "hash of inputs, parameters and code version; null where another try may succeed",
-              nullable=True),
+        _text("fingerprint", "hash of inputs (also file times), parameters and code version; null where another try "
+              "may succeed", nullable=True, volatile=True),
         _text("result", "hash of what came out; later stages' fingerprints are made of it", nullable=True),
     )),
 )  # fmt: skip
