@@ -1,0 +1,125 @@
+"""Asset checks: what must hold before anything is built on an asset.
+
+Blocking where a wrong input would spoil what follows. A check looks at all rows of the study, not at the chunk that
+was just made: a mixture of old and new rows must hold together too.
+
+Belongs here: stating and reporting. Does not belong here: errors of single scans, which stop that scan alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from relevance_assets.assets.chunks import asset_key
+from relevance_assets.assets.stages import Stage
+from relevance_assets.assets.workspace import Workspace
+from relevance_assets.tables.schema import TABLES
+
+__all__ = ["study_checks"]
+
+# Relative to the largest start of the study's maps; float64 arithmetic leaves about 1e-12.
+CONSERVED = 1e-6
+
+Check = Callable[[], tuple[bool, dict[str, Any]]]
+
+
+def study_checks(workspace: Workspace, stages: list[Stage]) -> list[dg.AssetChecksDefinition]:
+    """Every check of a study."""
+    checks = [
+        _check(workspace, stage, "primary_keys", "Every row of the tables has its own key, and no key is null.",
+               lambda stage=stage: primary_keys(workspace, stage.tables))
+        for stage in stages
+    ]  # fmt: skip
+    by_name = {stage.name: stage for stage in stages}
+    science: list[tuple[str, str, str, Check]] = [
+        ("splits", "no_person_on_two_sides", "All scans of a person are in one set and one fold.",
+         lambda: no_leakage(workspace)),
+        ("prepared_volumes", "one_grid", "Every prepared volume has the shape and voxel size of the others.",
+         lambda: one_grid(workspace)),
+        ("prepared_volumes", "finite_and_not_empty", "Values are finite, and there is a brain.",
+         lambda: finite_volumes(workspace)),
+        ("trained_models", "finite_outputs", "Every model says a finite number of every scan.",
+         lambda: finite(workspace, "predictions", ["output", "target"])),
+        ("relevance_maps", "conservation", "Relevance in equals relevance out, where the composite promises it.",
+         lambda: conservation(workspace)),
+        ("relevance_maps", "never_seen", "No map was made by a model that was trained on its scan.",
+         lambda: never_seen(workspace)),
+        ("relevance_maps", "finite_maps", "Sums and shares of every map are finite.",
+         lambda: finite(workspace, "relevance_maps", ["total"])),
+    ]  # fmt: skip
+    checks += [_check(workspace, by_name[name], *rest) for name, *rest in science]
+    return checks
+
+
+def _check(workspace: Workspace, stage: Stage, name: str, description: str, check: Check) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=asset_key(workspace, stage.name), name=name, description=description, blocking=True)
+    def asset_check() -> dg.AssetCheckResult:
+        passed, metadata = check()
+        return dg.AssetCheckResult(passed=passed, metadata=metadata)
+
+    return asset_check
+
+
+# ----------------------------------------------------------------------------------------------------- what holds
+def primary_keys(workspace: Workspace, tables: tuple[str, ...]) -> tuple[bool, dict[str, Any]]:
+    counts: dict[str, Any] = {}
+    passed = True
+    for table in tables:
+        frame = workspace.read(table)
+        key = list(TABLES[table].key)
+        repeated = frame.height - frame.select(key).unique().height
+        empty = frame.select(pl.any_horizontal(pl.col(key).is_null()).sum()).item() if frame.height else 0
+        counts |= {f"{table}_rows": frame.height, f"{table}_repeated_keys": repeated, f"{table}_null_keys": empty}
+        passed = passed and repeated == 0 and empty == 0
+    return passed, counts
+
+
+def no_leakage(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
+    from relevance_assets.cohort.splits import check_no_leakage
+
+    offenders = check_no_leakage(workspace.read("splits"))
+    return not offenders, {"people_on_two_sides": len(offenders), "scans": workspace.read("splits").height}
+
+
+def one_grid(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
+    frame = workspace.read("volumes")
+    columns = [f"shape_{axis}" for axis in "xyz"] + [f"voxel_{axis}_mm" for axis in "xyz"] + ["orientation"]
+    grids = frame.with_columns(pl.col(pl.Float64).round(3)).select(columns).unique()
+    first = "" if frame.is_empty() else str(grids.row(0))
+    shape = workspace.study.shape
+    wanted = shape is None or frame.is_empty() or tuple(grids.row(0)[:3]) == shape
+    return grids.height <= 1 and wanted, {"grids": grids.height, "volumes": frame.height, "grid": first}
+
+
+def finite_volumes(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
+    passed, counts = finite(workspace, "volumes", ["minimum", "maximum", "mean", "standard_deviation"])
+    empty = workspace.read("volumes").filter(pl.col("brain_voxels") <= 0).height
+    return passed and empty == 0, counts | {"without_brain": empty}
+
+
+def finite(workspace: Workspace, table: str, columns: list[str]) -> tuple[bool, dict[str, Any]]:
+    frame = workspace.read(table)
+    wrong = frame.filter(pl.any_horizontal(pl.col(columns).is_null() | ~pl.col(columns).is_finite())).height
+    return wrong == 0, {"rows": frame.height, "not_finite": wrong}
+
+
+def conservation(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
+    from relevance_assets.relevance.composites import CONSERVING
+
+    exact = [name for name, method in workspace.study.methods.items() if method.composite in CONSERVING]
+    frame = workspace.read("relevance_maps").filter(pl.col("start").is_not_null() & pl.col("method").is_in(exact))
+    if frame.is_empty():
+        return True, {"maps": 0, "note": "no composite of this study promises conservation; see column unexplained"}
+    share = (frame["unexplained"].abs() / frame["start"].abs().max()).max()
+    return float(share) <= CONSERVED, {"maps": frame.height, "largest_share_unexplained": float(share)}
+
+
+def never_seen(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
+    maps = workspace.read("relevance_maps").filter(pl.col("fold") != "ensemble").select("scan", "fold").unique()
+    said = workspace.read("predictions").select("scan", "fold", "set").unique()
+    seen = maps.join(said, on=["scan", "fold"]).filter(pl.col("set") == "train")
+    return seen.is_empty(), {"maps": maps.height, "by_a_model_that_saw_the_scan": seen.height}

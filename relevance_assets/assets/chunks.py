@@ -1,0 +1,133 @@
+"""Stages as Dagster assets: one helper that every asset runs through.
+
+A run takes a chunk of partitions, not one: overhead in Dagster is per run, not per scan. Scans that are current are
+skipped, errors stay with their scan: the good ones are logged as materialised, then one `Failure` names the bad ones.
+
+Belongs here: what Dagster must know of a stage. Does not belong here: work, settings, checks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+from relevance_assets.assets.lineage import column_lineage, column_schema
+from relevance_assets.assets.metadata import Picture
+from relevance_assets.assets.stages import ALL, Outcome, Stage, run_items
+from relevance_assets.assets.workspace import Workspace
+
+__all__ = ["CHUNK", "asset_key", "partitions_of", "stage_asset"]
+
+CHUNK = 64
+
+
+def asset_key(workspace: Workspace, stage: str) -> dg.AssetKey:
+    return dg.AssetKey([workspace.study.name, stage])
+
+
+def partitions_of(workspace: Workspace, stage: Stage) -> dg.PartitionsDefinition | None:
+    """Scans are dynamic, one definition per study; folds are a small static dimension."""
+    if stage.partition == "scan":
+        return dg.DynamicPartitionsDefinition(name=f"{workspace.study.name}_scans")
+    if stage.partition == "fold":
+        return dg.StaticPartitionsDefinition([str(fold) for fold in range(workspace.study.split.folds)])
+    return None
+
+
+def _dep(workspace: Workspace, stage: Stage, needed: Stage) -> dg.AssetDep:
+    # Same partitions: one to one. A whole cohort: everything. Dagster's default fits all but scans from folds.
+    across = stage.partition and needed.partition and stage.partition != needed.partition
+    mapping = dg.AllPartitionMapping() if across else None
+    return dg.AssetDep(asset_key(workspace, needed.name), partition_mapping=mapping)
+
+
+def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) -> dg.AssetsDefinition:
+    """The asset of a stage."""
+    study = workspace.study
+    main = stage.tables[0]
+    deps: list[Any] = [_dep(workspace, stage, stages[name]) for name in stage.needs]
+    deps += [dg.AssetKey([name]) for name in stage.external]
+
+    @dg.asset(
+        name=stage.name,
+        key_prefix=[study.name],
+        deps=deps,
+        partitions_def=partitions_of(workspace, stage),
+        backfill_policy=dg.BackfillPolicy.multi_run(CHUNK) if stage.partition == "scan" else None,
+        group_name=f"{study.name}_{stage.group}",
+        kinds=set(stage.kinds),
+        owners=study.owners,
+        description=f"{stage.description}\n\nStudy: {study.title}.",
+        code_version=stage.version,
+        pool=stage.pool,
+        tags={"study": study.name},
+        metadata={
+            "dagster/column_schema": column_schema(main),
+            "tables": ", ".join(stage.tables),
+            "dagster/uri": f"{workspace.home.tables / main / study.name}",
+        },
+    )
+    def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        items = list(context.partition_keys) if stage.partition else [ALL]
+        outcomes = run_items(workspace, stage, items, run_id=context.run_id)
+        if stage.name == "participants":
+            register_scans(workspace, context.instance)
+        return report(context, workspace, stage, outcomes)
+
+    return asset
+
+
+def register_scans(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    """One partition per usable scan, added in sorted order (a range is contiguous in the order of adding)."""
+    name = f"{workspace.study.name}_scans"
+    known = set(instance.get_dynamic_partitions(name))
+    new = [scan for scan in workspace.known_scans()["scan"].to_list() if scan not in known]
+    if new:
+        instance.add_dynamic_partitions(name, new)
+
+
+def report(
+    context: dg.AssetExecutionContext, workspace: Workspace, stage: Stage, outcomes: list[Outcome]
+) -> dg.MaterializeResult:
+    """Tell Dagster what became of each item; raise where some failed, after the good ones are logged."""
+    key = asset_key(workspace, stage.name)
+    failed = [outcome for outcome in outcomes if outcome.outcome == "failed"]
+    good = [outcome for outcome in outcomes if outcome.outcome == "ok"]
+    if failed:
+        for outcome in good:
+            if stage.partition:
+                context.log_event(
+                    dg.AssetMaterialization(key, partition=outcome.item, metadata=_metadata(workspace, stage, outcome))
+                )
+        lines = [f"{outcome.item}: {outcome.reason}" for outcome in failed]
+        raise dg.Failure(
+            description=f"{stage.name}: {len(failed)} of {len(outcomes)} failed. " + "; ".join(lines[:5])
+            + (f"; and {len(lines) - 5} more" if len(lines) > 5 else ""),
+            metadata={"failed": dg.MetadataValue.md("\n".join(f"- {line}" for line in lines))},
+            allow_retries=False,
+        )
+    for outcome in good:
+        metadata = _metadata(workspace, stage, outcome)
+        if stage.partition:
+            context.add_asset_metadata(metadata, partition_key=outcome.item)
+        else:
+            context.add_asset_metadata(metadata)
+    return dg.MaterializeResult()
+
+
+def _metadata(workspace: Workspace, stage: Stage, outcome: Outcome) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"unchanged": True} if outcome.skipped else {}
+    for name, value in outcome.metadata.items():
+        if value is None:
+            continue
+        metadata[name] = dg.MetadataValue.md(str(value)) if isinstance(value, Picture) else value
+    rows = workspace.read(stage.tables[0], outcome.item).height
+    metadata["dagster/row_count"] = rows
+    lineage = column_lineage(workspace.study.name, stage.tables[0])
+    if lineage:
+        metadata["dagster/column_lineage"] = lineage
+    files = stage.outputs(outcome.item)
+    if files:
+        metadata["files"] = dg.MetadataValue.path(str(files[0].parent))
+    return metadata

@@ -1,0 +1,276 @@
+"""Stages from the raw dataset to prepared volumes: who takes part, which files, are they sound, made ready.
+
+Belongs here: the stages `participants`, `raw_scans`, `prepared_volumes`, `splits`. Does not belong here: how a BIDS
+folder is read (`cohort/`) or an image prepared (`imaging/`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import polars as pl
+
+from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each
+from relevance_assets.assets.workspace import Workspace
+from relevance_assets.files import fingerprint, sha256, write_json
+
+__all__ = ["cohort_stages", "upstream"]
+
+
+def upstream(workspace: Workspace, asset: str, item: str) -> str:
+    """The result of an earlier stage's item; NotReady, with the cause, where there is none."""
+    record = workspace.record(asset, item)
+    if record is None:
+        raise NotReady(f"{item}: not made yet: {asset}")
+    if record["outcome"] != "ok":
+        raise NotReady(f"{item}: {asset} failed: {record['reason']}")
+    return record["result"]
+
+
+def cohort_stages(workspace: Workspace) -> list[Stage]:
+    return [_participants(workspace), _raw_scans(workspace), _prepared_volumes(workspace), _splits(workspace)]
+
+
+# ------------------------------------------------------------------------------------------------ participants
+def _participants(workspace: Workspace) -> Stage:
+    study = workspace.study
+
+    def index() -> tuple[dict[str, Any], list[str]]:
+        from relevance_assets.cohort.bids import index_scans
+
+        scans = index_scans(workspace.bids, study.contrasts)
+        tables = [workspace.bids / "participants.tsv", *sorted(workspace.bids.glob("sub-*/sub-*_sessions.tsv"))]
+        return scans, [sha256(table) for table in tables if table.exists()]
+
+    def inputs(_: str) -> Any:
+        scans, tables = index()
+        files = {scan: [sorted(map(str, found.images.values())), found.problems] for scan, found in scans.items()}
+        settings = study.cohort.model_dump(mode="json", exclude={"truth_regions", "bids"})
+        return [tables, files, settings, [c.model_dump(mode="json") for c in study.contrasts]]
+
+    def make(_: str) -> Done:
+        from relevance_assets.cohort.participants import cohort_table, read_participants
+
+        scans, _tables = index()
+        people = read_participants(workspace.bids)
+        frame = cohort_table(study, scans, people)
+        rows = frame.select("participant_id", "age", "sex", "group", "ms_type", "edss", "other")
+        counts = dict(frame.group_by("status").len().iter_rows())
+        if not counts.get("ok"):
+            reasons = frame.filter(pl.col("reason").is_not_null())["reason"].to_list()
+            raise ValueError(f"{workspace.bids}: no usable scan; {reasons[0] if reasons else 'no image found'}")
+        return Done(
+            tables={
+                "participants": rows.unique("participant_id", keep="first", maintain_order=True),
+                "scans": frame,
+            },
+            result=fingerprint(frame.sort("scan").rows()),
+            metadata={f"scans_{status}": count for status, count in sorted(counts.items())},
+        )
+
+    return Stage(
+        name="participants",
+        version="1",
+        description="Who takes part: participants.tsv and sessions.tsv joined to the scans found in the BIDS folder. "
+        "Registers one partition per usable scan.",
+        tables=("participants", "scans"),
+        items=lambda: [ALL],
+        inputs=inputs,
+        work=each(make),
+        external=() if study.cohort.bids else ("synthetic_cohort",),
+        kinds=frozenset({"bids", "polars"}),
+    )
+
+
+# --------------------------------------------------------------------------------------------------- raw scans
+def _raw_scans(workspace: Workspace) -> Stage:
+    study = workspace.study
+
+    def files(scan: str) -> dict[str, Any]:
+        from relevance_assets.cohort.bids import find_scan
+
+        return find_scan(workspace.bids, scan, study.contrasts)
+
+    def inputs(scan: str) -> Any:
+        upstream(workspace, "participants", ALL)
+        found = files(scan)
+        stats = {name: (str(path), path.stat().st_size, path.stat().st_mtime_ns) for name, path in found.images.items()}
+        return [stats, found.sidecars, found.problems]
+
+    def make(scan: str) -> Done:
+        from relevance_assets.cohort.check import check_image
+
+        found = files(scan)
+        if found.problems:
+            raise ValueError("; ".join(found.problems))
+        rows = []
+        for contrast in study.contrasts:
+            path = found.images[contrast.name]
+            sidecar = found.sidecars.get(contrast.name, {})
+            row = check_image(path)
+            rows.append(
+                row
+                | {
+                    "scan": scan,
+                    "image": contrast.name,
+                    "path": str(path.relative_to(workspace.bids)),
+                    "unit": sidecar.get("Units"),
+                    "sidecar": json.dumps(sidecar, sort_keys=True),
+                }
+            )
+        frame = pl.DataFrame(rows)
+        return Done(
+            tables={"raw_scans": frame},
+            result=fingerprint(frame.select("image", "sha256").rows()),
+            metadata={
+                "voxel_mm": " x ".join(f"{rows[0][f'voxel_{axis}_mm']:g}" for axis in "xyz"),
+                "orientation": rows[0]["orientation"],
+                "megabytes": round(sum(row["bytes"] for row in rows) / 1e6, 2),
+            },
+        )
+
+    return Stage(
+        name="raw_scans",
+        version="1",
+        description="Each scan's images as found: hash, shape, voxel size, orientation, unit, sidecar. Unreadable, "
+        "non-finite or misshapen images stop here. The BIDS folder is never changed.",
+        tables=("raw_scans",),
+        items=lambda: workspace.known_scans()["scan"].to_list(),
+        inputs=inputs,
+        work=each(make),
+        partition="scan",
+        needs=("participants",),
+        kinds=frozenset({"nifti", "bids"}),
+    )
+
+
+# -------------------------------------------------------------------------------------------- prepared volumes
+def _prepared_volumes(workspace: Workspace) -> Stage:
+    study = workspace.study
+
+    def inputs(scan: str) -> Any:
+        return [
+            upstream(workspace, "raw_scans", scan),
+            [step.model_dump(mode="json") for step in study.preparation],
+            [contrast.model_dump(mode="json") for contrast in study.contrasts],
+        ]
+
+    def make(scan: str) -> Done:
+        from relevance_assets.assets.metadata import mosaic
+        from relevance_assets.imaging.recipe import prepare
+        from relevance_assets.imaging.volumes import save_volume
+
+        raw = workspace.read("raw_scans", scan)
+        sources = dict(raw.select("image", "path").iter_rows())
+        hashes = dict(raw.select("image", "sha256").iter_rows())
+        prepared = prepare(
+            [workspace.bids / sources[c.name] for c in study.contrasts], study.contrasts, study.preparation
+        )
+        shared = {
+            "SkullStripped": True,
+            "Resolution": f"grid of the preparation recipe: {' x '.join(map(str, prepared.mask.shape))} voxels",
+            "Recipe": [step.model_dump(mode="json") for step in study.preparation],
+            "CodeVersion": _version(),
+        }
+        rows = []
+        for index, contrast in enumerate(study.contrasts):
+            path = workspace.prepared_path(scan, contrast)
+            save_volume(path, prepared.images[index], prepared.affine)
+            write_json(
+                _sidecar(path),
+                shared
+                | {
+                    "Sources": [f"bids:raw:{sources[contrast.name]}"],
+                    "SourceSha256": hashes[contrast.name],
+                    "Scale": contrast.scale.model_dump(mode="json"),
+                },
+            )
+            rows.append(
+                prepared.quality[index]
+                | {"scan": scan, "image": contrast.name, "path": workspace.relative(path), "sha256": sha256(path)}
+            )
+        mask = workspace.mask_path(scan)
+        save_volume(mask, prepared.mask.astype("uint8"), prepared.affine)
+        write_json(
+            _sidecar(mask),
+            {"Type": "Brain", "Geometry": prepared.geometry.to_dict(), "Sources": [f"bids:raw:{s}" for s in sources.values()]}
+            | {key: shared[key] for key in ("SkullStripped", "Resolution", "CodeVersion")},
+        )
+        frame = pl.DataFrame(rows)
+        return Done(
+            tables={"volumes": frame},
+            result=fingerprint(frame.select("image", "sha256").rows(), sha256(mask)),
+            metadata={
+                "brain_ml": round(rows[0]["brain_volume_mm3"] / 1000),
+                "share_clipped": max(row["share_clipped"] for row in rows),
+                "preview": mosaic(prepared.images, [c.name for c in study.contrasts]),
+            },
+        )
+
+    return Stage(
+        name="prepared_volumes",
+        version="1",
+        description="Images by the study's recipe: reoriented, masked to the brain, on one grid, cropped or padded, "
+        "scaled to [0, 1] with background exactly 0; quality measures in table volumes.",
+        tables=("volumes",),
+        items=lambda: list(workspace.results("raw_scans")),
+        inputs=inputs,
+        work=each(make),
+        outputs=lambda scan: [*workspace.prepared_paths(scan), workspace.mask_path(scan)],
+        partition="scan",
+        needs=("raw_scans",),
+        kinds=frozenset({"nifti", "numpy"}),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ splits
+def _splits(workspace: Workspace) -> Stage:
+    study = workspace.study
+
+    def usable() -> pl.DataFrame:
+        prepared = list(workspace.results("prepared_volumes"))
+        return workspace.known_scans().filter(pl.col("scan").is_in(prepared))
+
+    def inputs(_: str) -> Any:
+        frame = usable()
+        if frame.is_empty():
+            raise NotReady("no prepared scan yet: prepared_volumes")
+        rows = frame.select("scan", "participant_id", "target").rows()
+        return [rows, study.split.model_dump(mode="json"), study.cohort.target.model_dump(mode="json")]
+
+    def make(_: str) -> Done:
+        from relevance_assets.cohort.splits import split_scans
+
+        frame = split_scans(usable(), study.cohort.target, study.split)
+        counts = frame.group_by("set", "fold").len().sort("set", "fold", nulls_last=True)
+        return Done(
+            tables={"splits": frame},
+            result=fingerprint(frame.sort("scan").rows()),
+            metadata={"scans_train": frame.filter(pl.col("set") == "train").height}
+            | {"scans_test": frame.filter(pl.col("set") == "test").height, "folds": counts["fold"].n_unique() - 1},
+        )
+
+    return Stage(
+        name="splits",
+        version="1",
+        description="People held out for the test, and stratified folds of the rest. All scans of a person are on one "
+        "side.",
+        tables=("splits",),
+        items=lambda: [ALL],
+        inputs=inputs,
+        work=each(make),
+        needs=("participants", "prepared_volumes"),
+        kinds=frozenset({"scikitlearn", "polars"}),
+        group="model",
+    )
+
+
+def _sidecar(path: Any) -> Any:
+    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("relevance-assets")

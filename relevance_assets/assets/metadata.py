@@ -1,0 +1,84 @@
+"""What a person sees of an asset in the Dagster UI: schemas, lineage, small pictures.
+
+Belongs here: turning rows and arrays into metadata. Does not belong here: figures for reports (`report/`).
+Pictures live in the event log, so each stays below 30 kB.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["Picture", "mosaic", "overlay_mosaic"]
+
+MAX_BYTES = 30_000
+PANEL = 128  # pixels on a side
+
+
+class Picture(str):
+    """Markdown with an embedded PNG; `dagster_metadata` shows it as markdown, not as text."""
+
+
+def mosaic(images: np.ndarray, names: Sequence[str]) -> Picture:
+    """Three axes (rows) of each contrast (columns), grey, values in [0, 1].
+
+    Parameters
+    ----------
+    images : (contrast, x, y, z)
+    """
+    columns = [np.concatenate([_grey(plane) for plane in _planes(image)], axis=0) for image in images]
+    return _png(np.concatenate(columns, axis=1), f"axial, coronal, sagittal of {', '.join(names)}")
+
+
+def overlay_mosaic(image: np.ndarray, maps: np.ndarray, names: Sequence[str]) -> Picture:
+    """Relevance (red positive, blue negative, share of its 99.5th percentile) over one image, a column per map."""
+    columns = []
+    for values in maps:
+        top = np.percentile(np.abs(values[values != 0]), 99.5) if np.any(values) else 1.0
+        planes = zip(_planes(image), _planes(values / top), strict=True)
+        columns.append(np.concatenate([_coloured(grey, value) for grey, value in planes], axis=0))
+    return _png(np.concatenate(columns, axis=1), f"relevance for {', '.join(names)}")
+
+
+def _planes(volume: np.ndarray) -> list[np.ndarray]:
+    """The middle axial, coronal and sagittal plane of a RAS volume, seen with the top of the head up."""
+    x, y, z = (size // 2 for size in volume.shape)
+    return [_square(plane.T[::-1]) for plane in (volume[:, :, z], volume[:, y, :], volume[x])]
+
+
+def _square(plane: np.ndarray) -> np.ndarray:
+    """To PANEL x PANEL pixels by nearest neighbour, aspect kept, zeros around."""
+    factor = PANEL / max(plane.shape)
+    height, width = (max(1, round(size * factor)) for size in plane.shape)
+    rows = (np.arange(height) / factor).astype(int).clip(0, plane.shape[0] - 1)
+    columns = (np.arange(width) / factor).astype(int).clip(0, plane.shape[1] - 1)
+    out = np.zeros((PANEL, PANEL), dtype=float)
+    top, left = (PANEL - height) // 2, (PANEL - width) // 2
+    out[top : top + height, left : left + width] = plane[np.ix_(rows, columns)]
+    return out
+
+
+def _grey(plane: np.ndarray) -> np.ndarray:
+    return np.repeat((plane.clip(0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _coloured(plane: np.ndarray, relevance: np.ndarray) -> np.ndarray:
+    strength = np.abs(relevance).clip(0, 1)[..., None]
+    colour = np.where(relevance[..., None] > 0, [255, 60, 30], [40, 110, 255])
+    return (_grey(plane) * 0.8 * (1 - strength) + colour * strength).astype(np.uint8)
+
+
+def _png(pixels: np.ndarray, caption: str) -> Picture:
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    for colours in (64, 32, 16, 8):
+        file = io.BytesIO()
+        picture.quantize(colours).save(file, "PNG", optimize=True)
+        if file.tell() * 4 / 3 < MAX_BYTES:
+            break
+    data = base64.b64encode(file.getvalue()).decode()
+    return Picture(f"![{caption}](data:image/png;base64,{data})\n\n{caption}")

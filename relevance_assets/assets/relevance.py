@@ -1,0 +1,316 @@
+"""Stages of the explanation: relevance maps, masks of the most relevant voxels, and where relevance lies.
+
+Belongs here: the stages `relevance_maps`, `quantile_masks`, `localisation`. Does not belong here: rules and engine
+(`relevance/`), masks and measures (`evidence/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from relevance_assets.assets.cohort import upstream
+from relevance_assets.assets.models import models_for, samples
+from relevance_assets.assets.stages import Done, NotReady, Stage, Work, each
+from relevance_assets.assets.workspace import COMBINED, Workspace
+from relevance_assets.files import fingerprint, sha256, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["relevance_stages"]
+
+ENSEMBLE = "ensemble"
+
+
+def relevance_stages(workspace: Workspace) -> list[Stage]:
+    stages = [_relevance_maps(workspace), _quantile_masks(workspace)]
+    return [*stages, _localisation(workspace)] if workspace.study.cohort.truth_regions else stages
+
+
+def _with_combined(workspace: Workspace, maps: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Maps by name: one per contrast, and their weighted sum where there are several."""
+    from relevance_assets.relevance.maps import combined_map
+
+    named = {contrast.name: maps[index] for index, contrast in enumerate(workspace.study.contrasts)}
+    return named | {COMBINED: combined_map(maps, images)} if len(named) > 1 else named
+
+
+# -------------------------------------------------------------------------------------------------- relevance maps
+def _relevance_maps(workspace: Workspace) -> Stage:
+    study = workspace.study
+
+    def inputs(scan: str) -> Any:
+        return [
+            upstream(workspace, "prepared_volumes", scan),
+            {fold: upstream(workspace, "trained_models", fold) for fold in models_for(workspace, scan)},
+            {name: method.model_dump(mode="json") for name, method in study.methods.items()},
+        ]
+
+    @contextmanager
+    def work() -> Iterator[Work]:
+        from relevance_assets.relevance.engine import Explainer
+        from relevance_assets.training.checkpoint import load
+
+        with ExitStack() as stack:
+            opened: dict[tuple[str, str], Explainer] = {}
+
+            def explainer(method: str, fold: str) -> Explainer:
+                if (method, fold) not in opened:
+                    model = load(workspace.home.model(study.name, int(fold)) / "model.pt")
+                    opened[method, fold] = stack.enter_context(Explainer(model, study.methods[method]))
+                return opened[method, fold]
+
+            yield lambda scan: make(scan, explainer)
+
+    def make(scan: str, explainer: Any) -> Done:
+        import numpy as np
+
+        from relevance_assets.assets.metadata import overlay_mosaic
+        from relevance_assets.imaging.volumes import load_volume, save_volume
+        from relevance_assets.relevance.maps import summary
+
+        sample = samples(workspace, [scan])
+        images = np.stack([load_volume(path)[0] for path in sample.images[0]])
+        brain, affine = load_volume(workspace.mask_path(scan))
+        geometry = _geometry(workspace, scan)
+        rows, hashes, shown = [], [], {}
+        for method in study.methods:
+            folds = models_for(workspace, scan)
+            explained = {fold: explainer(method, fold)(images, sample.covariates[0]) for fold in folds}
+            mean = np.mean([explanation.maps for explanation in explained.values()], axis=0)
+            named = _with_combined(workspace, mean, images)
+            final = folds[0] if len(folds) == 1 else ENSEMBLE
+            paths = {}
+            for name, values in named.items():
+                path = workspace.map_path(scan, method, name)
+                native = workspace.map_path(scan, method, name, native=True)
+                save_volume(path, values, affine)
+                save_volume(native, geometry_to_native(values, geometry), np.asarray(geometry.native_affine))
+                _write_sidecars(workspace, scan, method, name, folds)
+                hashes.append(sha256(path))
+                paths[name] = {"path": workspace.relative(path), "native_path": workspace.relative(native)}
+            for fold, explanation in explained.items():
+                each_named = _with_combined(workspace, explanation.maps, images)
+                for index, (name, values) in enumerate(each_named.items()):
+                    start = explanation.start_of(index) if name != COMBINED else None
+                    row = summary(values, brain > 0, start=start)
+                    files = paths[name] if fold == final else {"path": None, "native_path": None}
+                    rows.append({"method": method, "fold": fold, "scan": scan, "contrast": name} | files | row)
+            if final == ENSEMBLE:
+                for index, (name, values) in enumerate(named.items()):
+                    starts = [explanation.start_of(index) for explanation in explained.values()]
+                    start = None if name == COMBINED or None in starts else float(np.mean(starts))
+                    row = summary(values, brain > 0, start=start)
+                    rows.append({"method": method, "fold": final, "scan": scan, "contrast": name} | paths[name] | row)
+            shown = shown or named
+        frame = pl.DataFrame(rows, infer_schema_length=None)
+        kept = frame.filter(pl.col("path").is_not_null())
+        return Done(
+            tables={"relevance_maps": frame},
+            result=fingerprint(sorted(hashes)),
+            metadata={
+                "models": ", ".join(f"fold {fold}" for fold in models_for(workspace, scan)),
+                "largest_unexplained": _largest(kept["unexplained"]),
+                "largest_share_outside_brain": _largest(kept["share_outside_brain"]),
+                "preview": overlay_mosaic(images[0], np.stack(list(shown.values())), list(shown)),
+            },
+        )
+
+    def outputs(scan: str) -> list[Any]:
+        return [
+            workspace.map_path(scan, method, name, native=native)
+            for method in study.methods
+            for name in workspace.map_contrasts()
+            for native in (False, True)
+        ]
+
+    return Stage(
+        name="relevance_maps",
+        version="1",
+        description="Why the model decided so, voxel by voxel: LRP maps per contrast and combined, on the prepared and "
+        "the native grid, by models that never saw the scan; table relevance_maps accounts for every map's sum.",
+        tables=("relevance_maps",),
+        items=lambda: sorted(workspace.results("prepared_volumes")),
+        inputs=inputs,
+        work=work,
+        outputs=outputs,
+        partition="scan",
+        needs=("prepared_volumes", "trained_models"),
+        kinds=frozenset({"pytorch", "nifti"}),
+        group="relevance",
+        pool="gpu",
+    )
+
+
+def geometry_to_native(values: np.ndarray, geometry: Any) -> np.ndarray:
+    from relevance_assets.imaging.recipe import to_native
+
+    return to_native(values, geometry)
+
+
+def _geometry(workspace: Workspace, scan: str) -> Any:
+    """How the prepared grid of a scan came from its native one, from the brain mask's sidecar."""
+    import json
+
+    from relevance_assets.imaging.recipe import Geometry
+
+    path = workspace.mask_path(scan)
+    sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+    return Geometry.from_dict(json.loads(sidecar.read_text())["Geometry"])
+
+
+def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str, folds: list[str]) -> None:
+    study = workspace.study
+    sources = [path.relative_to(workspace.home.derivatives(study.name)) for path in workspace.prepared_paths(scan)]
+    content = {
+        "Description": f"Relevance of {contrast} for the output of {study.model.name}",
+        "Sources": [f"bids::{source}" for source in sources],
+        "Method": study.methods[method].model_dump(mode="json"),
+        "Models": [workspace.record("trained_models", fold)["result"] for fold in folds],  # type: ignore[index]
+        "SkullStripped": True,
+    }
+    for native in (False, True):
+        path = workspace.map_path(scan, method, contrast, native=native)
+        grid = {} if native else {"Resolution": "grid of the preparation recipe"}
+        write_json(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), content | grid)
+
+
+def _largest(values: pl.Series) -> float | None:
+    top = values.drop_nulls().abs().max()
+    return None if top is None else float(top)  # type: ignore[arg-type]
+
+
+# -------------------------------------------------------------------------------------------------- quantile masks
+def _quantile_masks(workspace: Workspace) -> Stage:
+    study = workspace.study
+
+    def inputs(scan: str) -> Any:
+        return [upstream(workspace, "relevance_maps", scan), study.masks.model_dump(mode="json")]
+
+    def make(scan: str) -> Done:
+        import numpy as np
+
+        from relevance_assets.evidence.masks import mask_measures, quantile_mask
+        from relevance_assets.imaging.volumes import load_volume, save_volume
+
+        names = [contrast.name for contrast in study.contrasts]
+        images = np.stack([load_volume(path)[0] for path in workspace.prepared_paths(scan)])
+        brain, affine = load_volume(workspace.mask_path(scan))
+        voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
+        masks, measures, hashes = [], [], []
+        for method in study.methods:
+            for contrast in workspace.map_contrasts():
+                relevance, _ = load_volume(workspace.map_path(scan, method, contrast))
+                levels = np.zeros(relevance.shape, dtype=np.uint8)
+                path = workspace.quantiles_path(scan, method, contrast)
+                key = {"method": method, "scan": scan, "contrast": contrast}
+                for percent in sorted(study.masks.top_percents, reverse=True):
+                    mask, threshold = quantile_mask(relevance, brain > 0, percent)
+                    levels[mask] = percent  # masks are nested: a smaller share overwrites a larger one
+                    voxels = int(mask.sum())
+                    row = key | {"top_percent": percent, "threshold": threshold, "voxels": voxels}
+                    masks.append(row | {"path": workspace.relative(path), "volume_mm3": voxels * voxel_mm3})
+                    measured = mask_measures(images, mask)
+                    for name, (mean, median) in zip(names, measured, strict=True):
+                        measures.append(key | {"top_percent": percent, "image": name, "mean": mean, "median": median})
+                save_volume(path, levels, affine)
+                write_json(
+                    path.with_name(path.name.removesuffix(".nii.gz") + ".json"),
+                    {
+                        "Description": "Value N: voxel is among the top N % of the map's positive voxels in the brain",
+                        "Resolution": "grid of the preparation recipe",
+                        "SkullStripped": True,
+                    },
+                )
+                hashes.append(sha256(path))
+        tables = {"quantile_masks": pl.DataFrame(masks), "mask_measures": pl.DataFrame(measures)}
+        tables = {name: frame.with_columns(pl.col(pl.Null).cast(pl.Float64)) for name, frame in tables.items()}
+        middle = tables["quantile_masks"].filter(pl.col("top_percent") == min(study.masks.top_percents))
+        return Done(
+            tables=tables,
+            result=fingerprint(hashes, tables["mask_measures"].rows()),
+            metadata={"empty_masks": tables["quantile_masks"].filter(pl.col("voxels") == 0).height}
+            | {f"ml_{row['contrast']}": round(row["volume_mm3"] / 1000, 1) for row in middle.iter_rows(named=True)},
+        )
+
+    return Stage(
+        name="quantile_masks",
+        version="1",
+        description="The top N % of each map's positive voxels in the brain, as one NIfTI of nested levels, and the "
+        "image values inside each mask.",
+        tables=("quantile_masks", "mask_measures"),
+        items=lambda: sorted(workspace.results("relevance_maps")),
+        inputs=inputs,
+        work=each(make),
+        outputs=lambda scan: [
+            workspace.quantiles_path(scan, method, name) for method in study.methods for name in workspace.map_contrasts()
+        ],
+        partition="scan",
+        needs=("relevance_maps",),
+        kinds=frozenset({"nifti", "numpy"}),
+        group="relevance",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- localisation
+def _localisation(workspace: Workspace) -> Stage:
+    study = workspace.study
+
+    def truth(scan: str) -> dict[str, Any]:
+        found = {region: workspace.truth_path(scan, region) for region in study.cohort.truth_regions}
+        missing = [path for path in found.values() if not path.exists()]
+        if missing:
+            raise NotReady(f"{scan}: no planted truth at {missing[0]}; leave cohort.truth_regions out for real scans")
+        return found
+
+    def inputs(scan: str) -> Any:
+        hashes = {region: sha256(path) for region, path in truth(scan).items()}
+        return [upstream(workspace, "relevance_maps", scan), hashes]
+
+    def make(scan: str) -> Done:
+        from relevance_assets.evidence.localisation import share_of_positive
+        from relevance_assets.imaging.recipe import to_prepared_labels
+        from relevance_assets.imaging.volumes import load_volume
+
+        brain, _ = load_volume(workspace.mask_path(scan))
+        geometry = _geometry(workspace, scan)
+        regions = {name: to_prepared_labels(path, geometry) > 0 for name, path in truth(scan).items()}
+        rows = []
+        for method in study.methods:
+            for contrast in workspace.map_contrasts():
+                relevance, _ = load_volume(workspace.map_path(scan, method, contrast))
+                for region, inside in regions.items():
+                    value, chance = share_of_positive(relevance, inside, brain > 0)
+                    rows.append(
+                        {"method": method, "scan": scan, "contrast": contrast, "region": region}
+                        | {"metric": "share_of_positive", "value": value, "chance": chance}
+                    )
+        frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
+        last = frame.filter((pl.col("contrast") == workspace.map_contrasts()[-1]) & pl.col("value").is_not_null())
+        return Done(
+            tables={"localisation": frame},
+            result=fingerprint(frame.rows()),
+            metadata={
+                f"{row['method']}_{row['region']}": f"{row['value']:.3f} (chance {row['chance']:.3f})"
+                for row in last.iter_rows(named=True)
+            },
+        )
+
+    return Stage(
+        name="localisation",
+        version="1",
+        description="Share of positive relevance inside regions whose truth is known, beside what an even spread over "
+        "the brain would give. Synthetic scans only.",
+        tables=("localisation",),
+        items=lambda: sorted(workspace.results("relevance_maps")),
+        inputs=inputs,
+        work=each(make),
+        partition="scan",
+        needs=("relevance_maps",),
+        kinds=frozenset({"nifti", "numpy"}),
+        group="relevance",
+    )

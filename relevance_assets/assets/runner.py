@@ -1,0 +1,229 @@
+"""Runs a study through Dagster from the command line: only what is stale, in chunks, one asset per run.
+
+Belongs here: planning, launching, tidying after a killed run. Does not belong here: what is printed (`cli.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+
+from relevance_assets.assets.chunks import CHUNK, asset_key, partitions_of, register_scans
+from relevance_assets.assets.stages import ALL, Stage, remove_orphans, state_of
+from relevance_assets.assets.warehouse import database_asset, database_is_current, synthetic_asset
+from relevance_assets.assets.workspace import Workspace
+from relevance_assets.component import database_inputs, study_definitions, study_stages, synthetic_settings
+from relevance_assets.configuration import load_studies
+from relevance_assets.home import Home
+
+__all__ = ["Failed", "Report", "dagster_instance", "run_study", "run_synthetic"]
+
+PID = "relevance/pid"
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+INSTANCE = """\
+telemetry: {enabled: false}
+nux: {enabled: false}
+concurrency:
+  runs: {max_concurrent_runs: 2}
+  pools: {default_limit: 1, granularity: op}
+"""
+
+
+class Failed(RuntimeError):
+    """Work on which the rest of the study depends could not be done."""
+
+
+@dataclass
+class Report:
+    """What a call of `run_study` did."""
+
+    made: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, list[str]] = field(default_factory=dict)
+    runs: int = 0
+
+    @property
+    def idle(self) -> bool:
+        return self.runs == 0
+
+
+@contextmanager
+def dagster_instance(home: Home) -> Iterator[dg.DagsterInstance]:
+    """This home's Dagster instance (sqlite, no telemetry), made when missing."""
+    settings = home.dagster / "dagster.yaml"
+    if not settings.exists():
+        home.dagster.mkdir(parents=True, exist_ok=True)
+        settings.write_text(INSTANCE)
+    os.environ["DAGSTER_HOME"] = str(home.dagster)
+    os.environ["RELEVANCE_HOME"] = str(home.root)
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        _close_orphan_runs(instance)
+        yield instance
+
+
+def _close_orphan_runs(instance: dg.DagsterInstance) -> None:
+    """Runs whose process was killed are reported as failed, and their places in the pools are given back."""
+    started = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=started)):
+        pid = run.tags.get(PID, "")
+        if pid.isdecimal() and not _alive(int(pid)):
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            instance.report_run_failed(run, "its process was killed; `relevance-assets run` goes on where it stopped")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------ launching
+def _launch(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey, tags: dict[str, str], **options: str
+) -> dg.ExecuteInProcessResult:
+    job = definitions.resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance,
+        asset_selection=[key],
+        tags={PID: str(os.getpid()), **tags},
+        run_config=QUIET,
+        raise_on_error=False,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def run_synthetic(home: Home, instance: dg.DagsterInstance) -> bool:
+    """Make the synthetic cohort, or the rest of it. True where there was something to do."""
+    from relevance_assets.cohort.synthetic import is_complete
+
+    settings = synthetic_settings(home)
+    if is_complete(home.bids, **settings.model_dump()):
+        return False
+    definitions = dg.Definitions(assets=[synthetic_asset(settings, home)])
+    _raise_unless(_launch(definitions, instance, dg.AssetKey(["synthetic_cohort"]), {}), "synthetic_cohort")
+    return True
+
+
+def run_study(workspace: Workspace, instance: dg.DagsterInstance) -> Report:
+    """Bring a study up to date, then the database.
+
+    Raises
+    ------
+    Failed
+        Where a stage of the whole cohort fails, a blocking check does, or no scan is left.
+    """
+    definitions = study_definitions(workspace.study, workspace.home)
+    report = Report()
+    for stage in study_stages(workspace):
+        remove_orphans(workspace, stage)
+        if stage.partition is None:
+            _run_whole(workspace, stage, definitions, instance, report)
+        else:
+            _run_partitions(workspace, stage, definitions, instance, report)
+        if stage.name == "participants":
+            register_scans(workspace, instance)
+    _publish(workspace.home, instance, report)
+    return report
+
+
+def _run_whole(
+    workspace: Workspace, stage: Stage, definitions: dg.Definitions, instance: dg.DagsterInstance, report: Report
+) -> None:
+    key = asset_key(workspace, stage.name)
+    if state_of(workspace, stage, ALL) == "current" and instance.get_latest_materialization_event(key):
+        return
+    result = _launch(definitions, instance, key, {})
+    report.runs += 1
+    _raise_unless(result, stage.name, workspace)
+    report.made[stage.name] = 1
+
+
+def _run_partitions(
+    workspace: Workspace, stage: Stage, definitions: dg.Definitions, instance: dg.DagsterInstance, report: Report
+) -> None:
+    key = asset_key(workspace, stage.name)
+    partitions = partitions_of(workspace, stage)
+    assert partitions is not None
+    wanted = set(stage.items())
+    states = {item: state_of(workspace, stage, item) for item in wanted}
+    # A run that was killed left results of which Dagster knows nothing: name them again, they are skipped at no cost.
+    known = instance.get_materialized_partitions(key)
+    todo = {item for item, state in states.items() if state == "stale" or (state == "current" and item not in known)}
+    allowed = {item for item, state in states.items() if state != "failed"}
+    for chunk in contiguous(partitions.get_partition_keys(dynamic_partitions_store=instance), todo, allowed):
+        tags = {"dagster/asset_partition_range_start": chunk[0], "dagster/asset_partition_range_end": chunk[-1]}
+        result = _launch(definitions, instance, key, tags)
+        report.runs += 1
+        _raise_unless(result, stage.name, workspace, items=chunk)
+        report.made[stage.name] = report.made.get(stage.name, 0) + len(set(chunk) & todo)
+    records = workspace.read("runs")
+    failed = records.filter((records["asset"] == stage.name) & (records["outcome"] == "failed"))
+    if failed.height:
+        report.failed[stage.name] = [f"{item}: {why}" for item, why in failed.select("item", "reason").iter_rows()]
+    if stage.partition == "fold" and failed.height:
+        raise Failed(f"{stage.name}: {report.failed[stage.name][0]}")
+    if wanted and failed.height == len(wanted):
+        raise Failed(f"{stage.name}: every scan failed; {report.failed[stage.name][0]}")
+
+
+def contiguous(keys: list[str], todo: set[str], allowed: set[str]) -> list[list[str]]:
+    """Chunks of at most CHUNK keys to do, each a stretch of `keys`; it may span current ones, never bad ones."""
+    chunks: list[list[str]] = []
+    stretch: list[str] = []
+
+    def close() -> None:
+        while stretch and stretch[-1] not in todo:
+            stretch.pop()
+        if stretch:
+            chunks.append(list(stretch))
+        stretch.clear()
+
+    for key in keys:
+        if key not in allowed or len(set(stretch) & todo) == CHUNK:
+            close()
+        if key in todo or (stretch and key in allowed):
+            stretch.append(key)
+    close()
+    return chunks
+
+
+def _publish(home: Home, instance: dg.DagsterInstance, report: Report) -> None:
+    key = dg.AssetKey(["results_database"])
+    if database_is_current(home) and instance.get_latest_materialization_event(key):
+        return
+    deps = database_inputs(home, load_studies(home))
+    definitions = dg.Definitions(assets=[database_asset(home, deps)])
+    _raise_unless(_launch(definitions, instance, key, {}), "results_database")
+    report.runs += 1
+    report.made["results_database"] = 1
+
+
+def _raise_unless(
+    result: dg.ExecuteInProcessResult, name: str, workspace: Workspace | None = None, items: list[str] | None = None
+) -> None:
+    """Raise Failed with one line where the run failed as a whole; scans that failed alone are no reason to stop."""
+    if result.success:
+        return
+    checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    if checks:
+        values = ", ".join(f"{key} {value.value}" for key, value in checks[0].metadata.items())
+        raise Failed(f"{name}: check {checks[0].check_name} failed ({values}); nothing is built on it")
+    if workspace and items is not None:
+        records = [workspace.record(name, item) for item in items]
+        if any(record and record["outcome"] == "failed" for record in records):
+            return
+    failures = [event for event in result.all_events if event.is_step_failure]
+    for event in failures:
+        error = event.step_failure_data.error
+        user = event.step_failure_data.user_failure_data
+        text = (user and user.description) or (error and (error.cause or error).message) or "unknown"
+        raise Failed(f"{name}: {' '.join(str(text).split())}")
+    raise Failed(f"{name}: the run failed; see {Path(os.environ.get('DAGSTER_HOME', ''))}")

@@ -1,0 +1,240 @@
+"""Stages: pieces of work that know their inputs, so that what is done is not done again.
+
+A stage makes items (scans, folds, or one item `all`). An item's *fingerprint* hashes what goes in: the results of
+earlier stages, the settings, the stage's version. Its *result* hashes what came out. A later stage's fingerprint uses
+results, so a change that leaves a result as it was stops there.
+
+Belongs here: deciding, doing, recording, isolating errors. Does not belong here: science, Dagster.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from relevance_assets.assets.workspace import Workspace
+from relevance_assets.files import fingerprint
+
+__all__ = [
+    "ALL",
+    "Done",
+    "NotReady",
+    "Outcome",
+    "Stage",
+    "WATCHER",
+    "begin",
+    "each",
+    "remove_orphans",
+    "run_items",
+    "state_of",
+    "tick",
+]
+
+ALL = "all"
+log = logging.getLogger(__name__)
+
+# Called as (stage, items done, items, what is going on); the command line shows it as a progress bar.
+WATCHER: ContextVar[Callable[[str, float, int, str], None] | None] = ContextVar("watcher", default=None)
+_PLACE: ContextVar[tuple[str, int, int]] = ContextVar("place", default=("", 0, 1))
+
+
+def begin(stage: str, number: int, total: int) -> None:
+    """Say which item of which stage comes next."""
+    _PLACE.set((stage, number, total))
+
+
+def tick(fraction: float, text: str) -> None:
+    """Say how far the item at hand is (0 to 1); for items that take long."""
+    watcher = WATCHER.get()
+    if watcher:
+        stage, number, total = _PLACE.get()
+        watcher(stage, number + fraction, total, text)
+
+
+class NotReady(ValueError):
+    """An input of this item is missing because an earlier stage failed or did not run."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an item came to: rows per table, the hash of its outcome, and what to show of it."""
+
+    tables: dict[str, pl.DataFrame]
+    result: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+Work = Callable[[str], Done]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a study's chain.
+
+    Attributes
+    ----------
+    name, version, description
+        The asset's name, its code version (changed by hand, when results change), and its sentence in the UI.
+    tables
+        The tables of which each item owns one partition; the first is the main one.
+    items
+        Which items there should be now.
+    inputs
+        Item -> whatever its fingerprint is made of. Raises NotReady where an input is missing.
+    work
+        Opens what all items of a chunk share (models) and gives the function that makes one item.
+    outputs
+        Item -> files that must exist for the item to count as done.
+    partition, needs, kinds, group, pool
+        How Dagster sees it. `needs` names stages of the same study; `external` full asset keys elsewhere.
+    """
+
+    name: str
+    version: str
+    description: str
+    tables: tuple[str, ...]
+    items: Callable[[], list[str]]
+    inputs: Callable[[str], Any]
+    work: Callable[[], AbstractContextManager[Work]]
+    outputs: Callable[[str], list[Path]] = lambda item: []
+    partition: Literal["scan", "fold"] | None = None
+    needs: tuple[str, ...] = ()
+    external: tuple[str, ...] = ()
+    kinds: frozenset[str] = frozenset({"python"})
+    group: str = "cohort"
+    pool: str | None = None
+
+    def fingerprint(self, item: str) -> str:
+        return fingerprint(self.name, self.version, self.inputs(item))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to one item."""
+
+    item: str
+    outcome: Literal["ok", "failed"]
+    reason: str | None = None
+    skipped: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def each(function: Work) -> Callable[[], AbstractContextManager[Work]]:
+    """`work` of a stage whose items share nothing."""
+
+    @contextmanager
+    def opened() -> Iterator[Work]:
+        yield function
+
+    return opened
+
+
+def state_of(workspace: Workspace, stage: Stage, item: str) -> Literal["current", "failed", "stale"]:
+    """`current`: made from exactly today's inputs and still there. `failed`: these very inputs cannot succeed."""
+    record = workspace.record(stage.name, item)
+    if record is None or record["fingerprint"] is None:
+        return "stale"
+    try:
+        same = record["fingerprint"] == stage.fingerprint(item)
+    except NotReady:
+        return "stale"
+    if record["outcome"] != "ok":
+        return "failed" if same else "stale"
+    return "current" if same and all(path.exists() for path in stage.outputs(item)) else "stale"
+
+
+def remove_orphans(workspace: Workspace, stage: Stage) -> list[str]:
+    """Take rows of items that should no longer be (a removed scan, a changed cohort) out of the tables."""
+    recorded = workspace.recorded(stage.name)
+    orphans = sorted(recorded - set(stage.items()))
+    for item in orphans:
+        for table in stage.tables:
+            workspace.delete(table, item)
+        workspace.delete("runs", f"{stage.name}__{item}")
+    return orphans
+
+
+def run_items(workspace: Workspace, stage: Stage, items: list[str], *, run_id: str = "") -> list[Outcome]:
+    """Make the items that are not current; an error of one leaves the others alone.
+
+    Each item's rows are written, then its record: a kill in between leaves the item undone, never half done.
+    """
+    outcomes: list[Outcome] = []
+    todo = []
+    for item in items:
+        if state_of(workspace, stage, item) == "current":
+            outcomes.append(Outcome(item, "ok", skipped=True))
+        else:
+            todo.append(item)
+    if not todo:
+        return outcomes
+    workspace.describe_dataset()
+    watcher = WATCHER.get()
+    with stage.work() as make:
+        for number, item in enumerate(todo):
+            begin(stage.name, number, len(todo))
+            tick(0.0, item)
+            outcomes.append(_run_item(workspace, stage, make, item, run_id))
+    if watcher:
+        watcher(stage.name, len(todo), len(todo), "")
+    return sorted(outcomes, key=lambda outcome: items.index(outcome.item))
+
+
+def _run_item(workspace: Workspace, stage: Stage, make: Work, item: str, run_id: str) -> Outcome:
+    started, clock = datetime.now(UTC), time.perf_counter()
+    record = {
+        "asset": stage.name,
+        "item": item,
+        "run_id": run_id,
+        "started": started,
+        "reason": None,
+        "fingerprint": None,
+        "result": None,
+    }
+    metadata: dict[str, Any] = {}
+    try:
+        record["fingerprint"] = stage.fingerprint(item)
+        done = make(item)
+        unexpected = set(done.tables) - set(stage.tables)
+        if unexpected:
+            raise RuntimeError(f"stage {stage.name} wrote tables that it does not own: {sorted(unexpected)}")
+        for table in stage.tables:
+            if table in done.tables:
+                workspace.write(table, item, done.tables[table])
+            else:
+                workspace.delete(table, item)
+        record |= {"outcome": "ok", "result": done.result}
+        metadata = done.metadata
+    except Exception as error:
+        # Whatever goes wrong with one scan must not stop its neighbours; its stale results must not survive it.
+        for table in stage.tables:
+            workspace.delete(table, item)
+        for path in stage.outputs(item):
+            path.unlink(missing_ok=True)
+        expected = isinstance(error, ValueError | OSError)
+        log.log(logging.WARNING if expected else logging.ERROR, "%s %s: %s", stage.name, item, error, exc_info=not expected)
+        text = " ".join(str(error).split()) or type(error).__name__
+        record |= {"outcome": "failed", "reason": text if expected else f"{type(error).__name__}: {text}"}
+        if not isinstance(error, ValueError) or isinstance(error, NotReady):
+            record["fingerprint"] = None  # a full disk, a lost mount, too little memory: worth another try
+    record["seconds"] = time.perf_counter() - clock
+    record["peak_mb"] = _peak_mb()
+    workspace.write("runs", f"{stage.name}__{item}", pl.DataFrame([record], infer_schema_length=None))
+    return Outcome(item, record["outcome"], record["reason"], metadata=metadata)  # type: ignore[arg-type]
+
+
+def _peak_mb() -> float:
+    """The process's peak resident memory so far, in MB (Linux counts in kB, macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,137 @@
+"""A study in a home folder: what is known of it, what has been done, and where everything lies.
+
+Belongs here: names of derivative files, records of finished work (table `runs`), and reading back what earlier
+stages wrote. Does not belong here: doing the work (the stages), Dagster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from relevance_assets.files import write_json
+from relevance_assets.home import Home
+from relevance_assets.study import Contrast, Study
+from relevance_assets.tables.store import Store, stored_path
+
+__all__ = ["Workspace", "COMBINED", "camel"]
+
+COMBINED = "combined"
+TRUTH = "truth"
+
+# Names that BIDS 1.11 does not know; everything else in a derivative folder passes the validator.
+IGNORED_BY_BIDS = ("*_relmap.*", "*_dwimap.*", "models")
+
+
+def camel(*words: str) -> str:
+    """`lrp_attention`, `qT1` -> `lrpAttentionQT1`: a BIDS label has letters and digits only."""
+    parts = [part for word in words for part in word.split("_") if part]
+    return parts[0] + "".join(part[0].upper() + part[1:] for part in parts[1:])
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One study in one home folder."""
+
+    study: Study
+    home: Home
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.home.tables)
+
+    @property
+    def bids(self) -> Path:
+        """The raw dataset: the user's, or the synthetic cohort."""
+        return self.study.cohort.bids or self.home.bids
+
+    # ------------------------------------------------------------------------------------------------- tables
+    def read(self, table: str, partition: str | None = None) -> pl.DataFrame:
+        return self.store.read(table, self.study.name, partition)
+
+    def write(self, table: str, partition: str, frame: pl.DataFrame) -> None:
+        self.store.write(table, self.study.name, partition, frame)
+
+    def delete(self, table: str, partition: str) -> None:
+        self.store.delete(table, self.study.name, partition)
+
+    def record(self, asset: str, item: str) -> dict[str, Any] | None:
+        """The row of table `runs` for this item, if any."""
+        frame = self.read("runs", f"{asset}__{item}")
+        return frame.row(0, named=True) if frame.height else None
+
+    def recorded(self, asset: str) -> set[str]:
+        """The items of an asset that have a record, whatever came of them."""
+        names = (name.partition("__") for name in self.store.partitions("runs", self.study.name))
+        return {item for owner, _, item in names if owner == asset}
+
+    def results(self, asset: str, *, items: list[str] | None = None) -> dict[str, str]:
+        """What each finished item of an asset came to (a content hash), by item."""
+        frame = self.read("runs").filter((pl.col("asset") == asset) & (pl.col("outcome") == "ok"))
+        if items is not None:
+            frame = frame.filter(pl.col("item").is_in(items))
+        return dict(frame.sort("item").select("item", "result").iter_rows())
+
+    def known_scans(self) -> pl.DataFrame:
+        """Rows of table `scans` that may be worked on (status `ok`)."""
+        return self.read("scans").filter(pl.col("status") == "ok").sort("scan")
+
+    # -------------------------------------------------------------------------------------------------- files
+    def relative(self, path: Path) -> str:
+        """As stored in tables: relative to the home folder."""
+        return stored_path(path, self.home.root)
+
+    def prepared_path(self, scan: str, contrast: Contrast) -> Path:
+        entities = "".join(f"{key}-{value}_" for key, value in contrast.entities.items())
+        return self._image(scan, f"{entities}res-prepared_desc-preproc_{contrast.suffix}")
+
+    def prepared_paths(self, scan: str) -> tuple[Path, ...]:
+        return tuple(self.prepared_path(scan, contrast) for contrast in self.study.contrasts)
+
+    def mask_path(self, scan: str) -> Path:
+        return self._image(scan, "res-prepared_desc-brain_mask")
+
+    def map_path(self, scan: str, method: str, contrast: str, *, native: bool = False) -> Path:
+        grid = "" if native else "res-prepared_"
+        return self._image(scan, f"{grid}desc-{camel(method, contrast)}_relmap")
+
+    def quantiles_path(self, scan: str, method: str, contrast: str) -> Path:
+        return self._image(scan, f"res-prepared_desc-{camel(method, contrast)}Quantiles_dseg")
+
+    def truth_path(self, scan: str, region: str) -> Path:
+        """The planted truth of a synthetic scan, on its native grid."""
+        participant, _, session = scan.partition("_")
+        folder = self.bids / "derivatives" / TRUTH / participant
+        if session:
+            folder /= session
+        return folder / "anat" / f"{scan}_label-{region}_mask.nii.gz"
+
+    def map_contrasts(self) -> list[str]:
+        """The maps that each method gives: one per contrast, and the combined one where there are several."""
+        names = [contrast.name for contrast in self.study.contrasts]
+        return [*names, COMBINED] if len(names) > 1 else names
+
+    def _image(self, scan: str, name: str) -> Path:
+        return self.home.image(self.study.name, scan, name)
+
+    def describe_dataset(self) -> None:
+        """Write `dataset_description.json` and `.bidsignore` of the study's derivatives, once."""
+        folder = self.home.derivatives(self.study.name)
+        description = folder / "dataset_description.json"
+        if description.exists():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".bidsignore").write_text("\n".join(IGNORED_BY_BIDS) + "\n")
+        write_json(
+            description,
+            {
+                "Name": self.study.title,
+                "BIDSVersion": "1.10.0",
+                "DatasetType": "derivative",
+                "GeneratedBy": [{"Name": "relevance-assets", "Version": "0.1.0"}],
+            },
+        )

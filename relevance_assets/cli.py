@@ -1,0 +1,289 @@
+"""The command line.
+
+Belongs here: arguments, progress, what is printed. Does not belong here: deciding what to run (`assets/runner.py`),
+what tables say (`report/terminal.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from relevance_assets.home import Home
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Why did the network decide so? From a BIDS folder of MRI scans to relevance maps, statistics and SQL.\n\n"
+    "Begin with [bold]relevance-assets demo[/bold]. Everything made lies below one folder, the home: "
+    "$RELEVANCE_HOME, or .relevance here.",
+)
+console = Console()
+complaints = Console(stderr=True)
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Folder for everything made. Default: $RELEVANCE_HOME, or .relevance.")
+]
+
+
+class Format(StrEnum):
+    """How `query` answers."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+def _home(path: Path | None) -> Home:
+    home = Home(path.resolve()) if path else Home.from_environment()
+    os.environ["RELEVANCE_HOME"] = str(home.root)
+    return home
+
+
+def _quit(message: object, code: int = 1) -> typer.Exit:
+    complaints.print(f"[bold red]error[/bold red] {message}", highlight=False, soft_wrap=True)
+    return typer.Exit(code)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """One bar per stage on a terminal, one line per stage elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from relevance_assets.assets.stages import WATCHER
+
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/green]"),
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[doing]}[/dim]"),
+    )
+    warnings.filterwarnings("ignore")
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+        finished: dict[str, float] = {}
+
+        def watch(stage: str, done: float, total: int, doing: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=0, doing="")
+                finished[stage] = 0.0
+            base = finished[stage]  # earlier chunks of this stage
+            bars.update(tasks[stage], completed=base + done, total=base + total, doing=doing)
+            if done >= total:
+                finished[stage] = base + total
+
+        token = WATCHER.set(watch)
+        try:
+            yield lambda line: bars.console.print(line)
+        finally:
+            WATCHER.reset(token)
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise _quit(f"--set {pair}: write it as key=value, for example --set training.epochs=10", 2)
+        settings[key.strip()] = yaml.safe_load(value)
+    return settings
+
+
+def _run(home: Home, study: str, *, synthetic: bool) -> None:
+    """Run a study, with progress; used by `run` and `demo`."""
+    from relevance_assets.assets.runner import Failed, dagster_instance, run_study, run_synthetic
+    from relevance_assets.assets.workspace import Workspace
+    from relevance_assets.configuration import SettingsError, load_studies
+
+    try:
+        studies = load_studies(home)
+        if study not in studies:
+            raise _quit(f"no study {study!r}; there are: {', '.join(studies) or 'none'}", 2)
+        workspace = Workspace(studies[study], home)
+        with dagster_instance(home) as instance, _progress() as say:
+            made = synthetic and run_synthetic(home, instance)
+            report = run_study(workspace, instance)
+            for stage, reasons in report.failed.items():
+                say(f"[yellow]{stage}: {len(reasons)} left out[/yellow]")
+                for reason in reasons[:5]:
+                    say(f"  [yellow]{reason}[/yellow]")
+            if report.idle and not made:
+                say(f"[green]✓[/green] {study}: everything is up to date, nothing to do")
+    except (Failed, SettingsError) as error:
+        raise _quit(error) from error
+
+
+@app.command()
+def demo(
+    home: HomeOption = None,
+    scans: Annotated[int, typer.Option(help="Synthetic scans.")] = 150,
+    effect: Annotated[float, typer.Option(help="Size of the planted effect; 0 plants none.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the cohort.")] = 0,
+) -> None:
+    """The main job on the synthetic MS cohort: scans → models → relevance maps → statistics → results.duckdb.
+
+    Takes minutes on two cores; a second call finds everything done. All of it is synthetic: nothing here says
+    anything about people.
+    """
+    from relevance_assets.configuration import remember
+    from relevance_assets.report.terminal import study_summary
+
+    place = _home(home)
+    remember(place, "synthetic_cohort", {"scans": scans, "effect": effect, "seed": seed})
+    _run(place, "disability", synthetic=True)
+    for part in study_summary(place, "disability"):
+        console.print(part)
+
+
+@app.command()
+def synthesise(
+    out: Annotated[Path, typer.Argument(help="Folder of the BIDS dataset to make, or to go on with.")],
+    scans: Annotated[int, typer.Option(help="How many scans (sessions) in all.")] = 150,
+    voxel_size_mm: Annotated[float, typer.Option(help="Isotropic voxel size, mm.")] = 6.0,
+    seed: Annotated[int, typer.Option(help="One seed gives one dataset, bit for bit.")] = 0,
+    effect: Annotated[float, typer.Option(help="Size of the planted effect of EDSS; 0 plants none.")] = 1.0,
+) -> None:
+    """Make a synthetic MS cohort as a valid BIDS dataset, with planted truth in derivatives/truth."""
+    from relevance_assets.assets.stages import tick
+    from relevance_assets.cohort.synthetic import synthesise as make
+
+    with _progress():
+        from relevance_assets.assets import stages
+
+        stages.begin("synthesise", 0, scans)
+        try:
+            make(
+                out,
+                scans=scans,
+                voxel_size_mm=voxel_size_mm,
+                seed=seed,
+                effect=effect,
+                progress=lambda done, total: tick(float(done), f"{done} of {total}"),
+            )
+        except ValueError as error:
+            raise _quit(error) from error
+    console.print(f"[green]✓[/green] {out}")
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="The study's name, as in dagster_project/defs/*/defs.yaml.")],
+    bids: Annotated[Path | None, typer.Option(help="Your BIDS folder; without it the synthetic cohort.")] = None,
+    home: HomeOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. training.epochs=10. May be repeated."),
+    ] = None,
+) -> None:
+    """Bring one study up to date, through Dagster, in chunks.
+
+    What is done is not done again; after an interruption the same command goes on. A scan that cannot be used is
+    left out and listed by `status`; the others go on. --bids and --set are remembered in the home folder.
+    """
+    from relevance_assets.configuration import SettingsError, load_studies, remember
+    from relevance_assets.report.terminal import study_summary
+
+    place = _home(home)
+    wanted = _settings(settings or [])
+    if bids is not None:
+        if not bids.is_dir():
+            raise _quit(f"{bids}: no such folder; --bids takes the root of a BIDS dataset", 2)
+        wanted["cohort.bids"] = str(bids.resolve())
+    try:
+        known = load_studies(place)
+        if study in known:
+            before = place.settings(study).read_text() if place.settings(study).exists() else None
+            remember(place, study, wanted)
+            try:
+                chosen = load_studies(place)[study]
+            except SettingsError:
+                if before is None:
+                    place.settings(study).unlink(missing_ok=True)
+                else:
+                    place.settings(study).write_text(before)
+                raise
+            synthetic = chosen.cohort.bids is None
+        else:
+            synthetic = False
+    except SettingsError as error:
+        raise _quit(error, 2) from error
+    _run(place, study, synthetic=synthetic)
+    for part in study_summary(place, study):
+        console.print(part)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="A .sql file, or SQL text such as \"SELECT * FROM test_scores\".")],
+    output: Annotated[Format, typer.Option("--format", help="Parquet goes to --to, or to standard output.")] = Format.table,
+    to: Annotated[Path | None, typer.Option("--to", help="Write the answer to this file.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Ask results.duckdb a question. Example questions are in sql/queries/."""
+    from relevance_assets.report.terminal import frame_table
+    from relevance_assets.tables.query import QueryError, run_query
+
+    place = _home(home)
+    try:
+        path = Path(sql)
+        frame = run_query(place.database, path if path.suffix == ".sql" else sql)
+    except QueryError as error:
+        raise _quit(error) from error
+    if output is Format.table:
+        console.print(frame_table(frame))
+        return
+    target: Any = to or (sys.stdout.buffer if output is Format.parquet else None)
+    if output is Format.parquet:
+        frame.write_parquet(target)
+        return
+    text = frame.write_csv() if output is Format.csv else frame.write_json()
+    if to:
+        to.write_text(text)
+    else:
+        typer.echo(text, nl=not text.endswith("\n"))
+
+
+@app.command()
+def status(home: HomeOption = None) -> None:
+    """Per study: scans known, done at each stage, failed and why."""
+    from relevance_assets.report.terminal import status_parts
+
+    for part in status_parts(_home(home)):
+        console.print(part)
+
+
+@app.command()
+def ui(
+    home: HomeOption = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
+) -> None:
+    """Open Dagster's web UI on this home: asset graph, partitions, checks, history. Stop it with Ctrl-C."""
+    from relevance_assets.assets.runner import dagster_instance
+
+    place = _home(home)
+    with dagster_instance(place):
+        pass
+    root = Path(__file__).resolve().parents[1]
+    console.print(f"Dagster on http://127.0.0.1:{port}, home {place.root}")
+    command = ["dagster", "dev", "-w", str(root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", "dagster", *command[1:]])  # noqa: S606
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,167 @@
+"""What the command line prints of results: tables for a terminal, read from the Parquet tables.
+
+Belongs here: choosing and formatting. Does not belong here: computing anything new, figures, pages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from relevance_assets.configuration import load_studies
+from relevance_assets.home import Home
+from relevance_assets.study import Study
+from relevance_assets.tables.store import Store
+
+__all__ = ["frame_table", "status_parts", "study_summary"]
+
+HEADLINE = ("auc", "accuracy", "sensitivity", "specificity", "mae", "r", "r2")
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        small = value != 0 and abs(value) < 1e-3
+        return f"{value:.1e}" if small else f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
+
+
+def _table(title: str, columns: list[str], rows: list[list[Any]], right_from: int = 1) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index >= right_from else "left", no_wrap=index < right_from)
+    for row in rows:
+        table.add_row(*(_number(value) for value in row))
+    return table
+
+
+def frame_table(frame: pl.DataFrame, rows: int = 100) -> RenderableType:
+    """A query's answer; more than `rows` rows are counted, not shown."""
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for name, dtype in frame.schema.items():
+        table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="fold")
+    for row in frame.head(rows).iter_rows():
+        table.add_row(*(_number(value) for value in row))
+    hidden = frame.height - rows
+    if frame.is_empty():
+        return Text("no rows", style="dim")
+    return Group(table, Text(f"and {hidden} more rows; --format csv shows all", style="dim")) if hidden > 0 else table
+
+
+# -------------------------------------------------------------------------------------------------------- a study
+def study_summary(home: Home, name: str) -> list[RenderableType]:
+    """Scores, correlations, localisation, and where things are."""
+    study = load_studies(home)[name]
+    store = Store(home.tables)
+    parts: list[RenderableType] = [Text()]
+    source = str(study.cohort.bids) if study.cohort.bids else "synthetic cohort: nothing here says anything about people"
+    parts.append(Text.assemble((study.title, "bold"), f"  [{source}]"))
+    makers = (_scores, _localisation, _correlations)
+    parts += [part for make in makers for part in (Text(), make(study, store)) if part is not None]
+    return [*parts, Text(), _places(home, study)]
+
+
+def _scores(study: Study, store: Store) -> RenderableType | None:
+    frame = store.read("scores", study.name).filter(
+        (pl.col("set") == "test") & pl.col("fold").is_in(["ensemble"]) & pl.col("metric").is_in(HEADLINE)
+    )
+    if frame.is_empty():
+        return None
+    order = {metric: index for index, metric in enumerate(HEADLINE)}
+    own = {study.model.name: 0}
+    rows = sorted(frame.iter_rows(named=True), key=lambda row: (own.get(row["model"], 1), row["model"], order[row["metric"]]))
+    return _table(
+        "Held-out people: mean of the folds' models, with 95 % bootstrap intervals over people",
+        ["model", "measure", "value", "from", "to", "scans"],
+        [[row["model"], row["metric"], row["value"], row["ci_low"], row["ci_high"], row["n"]] for row in rows],
+        right_from=2,
+    )
+
+
+def _localisation(study: Study, store: Store) -> RenderableType | None:
+    frame = store.read("localisation", study.name).filter(pl.col("metric") == "share_of_positive")
+    if frame.is_empty():
+        return None
+    means = (
+        frame.group_by("method", "contrast", "region")
+        .agg(pl.col("value").mean(), pl.col("chance").mean(), pl.len().alias("scans"))
+        .with_columns(ratio=pl.col("value") / pl.col("chance"))
+        .sort("method", "contrast", "region")
+    )
+    rows = means.select("method", "contrast", "region", "value", "chance", "ratio", "scans").rows()
+    return _table(
+        "Where positive relevance lies: share inside planted regions, beside an even spread (mean over scans)",
+        ["method", "map", "region", "share", "even spread", "times", "scans"],
+        [list(row) for row in rows],
+        right_from=3,
+    )
+
+
+def _correlations(study: Study, store: Store, most: int = 6) -> RenderableType | None:
+    frame = store.read("correlations", study.name).filter(pl.col("value").is_not_null())
+    if frame.is_empty():
+        return None
+    count = frame.filter(pl.col("p_corrected") < 0.05).height
+    best = frame.sort("p_corrected", pl.col("value").abs(), descending=[False, True]).head(most)
+    columns = ["analysis", "x", "stratum", "value", "ci_low", "ci_high", "p_permutation", "p_corrected", "n"]
+    return _table(
+        f"Mean inside the mask against {frame['y'][0]}: {count} of {frame.height} with corrected p < 0.05; the strongest",
+        ["method", "image", "mask", "Spearman", "from", "to", "p perm.", "p corr.", "scans"],
+        [list(row) for row in best.select(columns).iter_rows()],
+        right_from=3,
+    )
+
+
+def _places(home: Home, study: Study) -> RenderableType:
+    table = Table(title="Where things are", title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    rows = [
+        ("database", str(home.database)),
+        ("maps, volumes", str(home.derivatives(study.name))),
+        ("tables", str(home.tables)),
+        ("ask", "relevance-assets query sql/queries/…  (or any SQL)"),
+        ("look", "make ui"),
+    ]
+    for row in rows:
+        table.add_row(f"[dim]{row[0]}[/dim]", row[1])
+    return table
+
+
+# --------------------------------------------------------------------------------------------------------- status
+def status_parts(home: Home) -> list[RenderableType]:
+    """Per study: scans known and left out, items done and failed per stage, reasons."""
+    store = Store(home.tables)
+    parts: list[RenderableType] = []
+    for study in load_studies(home).values():
+        scans = store.read("scans", study.name)
+        if scans.is_empty():
+            parts += [Text.assemble((study.name, "bold"), "  not run yet: ", f"relevance-assets run {study.name}"), Text()]
+            continue
+        runs = store.read("runs", study.name)
+        counts = dict(scans.group_by("status").len().iter_rows())
+        line = ", ".join(f"{counts[status]} {status}" for status in ("ok", "failed", "excluded") if status in counts)
+        parts.append(Text.assemble((study.name, "bold"), f"  {scans.height} scans known: {line}"))
+        stages = runs.group_by("asset", maintain_order=True).agg(
+            done=(pl.col("outcome") == "ok").sum(),
+            failed=(pl.col("outcome") == "failed").sum(),
+            seconds=pl.col("seconds").sum(),
+            first=pl.col("started").min(),
+        )
+        rows = stages.sort("first").select("asset", "done", "failed", "seconds").rows()
+        parts.append(_table("", ["stage", "done", "failed", "seconds"], [list(row) for row in rows]))
+        reasons = pl.concat(
+            [
+                scans.filter(pl.col("status") == "failed").select("scan", pl.lit("cohort").alias("stage"), "reason"),
+                runs.filter(pl.col("outcome") == "failed").select(
+                    pl.col("item").alias("scan"), pl.col("asset").alias("stage"), "reason"
+                ),
+            ]
+        ).sort("scan", "stage")
+        if reasons.height:
+            parts.append(_table("Left out", ["scan", "stage", "why"], [list(row) for row in reasons.rows()], right_from=3))
+        parts.append(Text())
+    return parts
