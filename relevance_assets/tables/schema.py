@@ -134,7 +134,7 @@ _ALL = (
         _real("weight", "0-1; the weights of a scan sum to 1"),
     )),
     _table("relevance_maps", "Relevance maps and what they sum to.", (_METHOD, _FOLD, _SCAN, _CONTRAST), (
-        _text("path", f"map on the prepared grid, {_PATH}; null for a fold's map that went into 'ensemble'", nullable=True),
+        _text("path", f"map on the prepared grid, {_PATH}; null for a fold's part of 'ensemble'", nullable=True),
         _text("native_path", f"map on the raw image's grid, {_PATH}", nullable=True),
         _real("start", "relevance put in", nullable=True),
         _real("total", "sum over the map's voxels"),

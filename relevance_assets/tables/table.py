@@ -98,8 +98,7 @@ class Table:
         doubled = frame.filter(frame.select(pl.struct(self.key).is_duplicated()).to_series())
         if doubled.height:
             raise TableError(
-                f"table {self.name}, key ({', '.join(self.key)}): "
-                f"more than one row with {_row(doubled, self.key)}"
+                f"table {self.name}, key ({', '.join(self.key)}): more than one row with {_row(doubled, self.key)}"
             )
         return frame
 
@@ -115,8 +114,7 @@ class Table:
             bad = frame.filter(~series.fill_null(0).is_finite())
             if bad.height:
                 raise TableError(
-                    f"{where}: {bad[column.name][0]} at {_row(bad, self.key)}; "
-                    "write null where a value is undefined"
+                    f"{where}: {bad[column.name][0]} at {_row(bad, self.key)}; write null where a value is undefined"
                 )
             if column.dtype.is_integer() and not series.drop_nulls().round().equals(series.drop_nulls()):
                 raise TableError(f"{where}: has fractions, must be whole numbers")

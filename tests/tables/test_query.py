@@ -1,0 +1,256 @@
+"""Each shipped query answers its question on the filled store, and mistakes are explained in one line."""
+
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from relevance_assets.tables.query import QueryError, run_query
+from relevance_assets.tables.schema import TABLES
+
+QUERIES = Path(__file__).parents[2] / "sql" / "queries"
+NET = "gated_attention"
+
+
+def answer(database: Path, name: str) -> pl.DataFrame:
+    return run_query(database, QUERIES / f"{name}.sql")
+
+
+def of(frame: pl.DataFrame, study: str, *columns: str) -> list[tuple]:
+    return frame.filter(pl.col("study") == study).select(columns).rows()
+
+
+def test_there_are_queries_and_each_begins_with_its_question() -> None:
+    files = sorted(QUERIES.glob("*.sql"))
+    assert len(files) >= 10
+    for file in files:
+        first = file.read_text().splitlines()[0]
+        assert first.startswith("-- "), file
+        assert "?" in file.read_text().split("SELECT")[0], file
+
+
+def test_every_query_is_tested_and_answers(database: Path) -> None:
+    tests = Path(__file__).read_text()
+    for file in QUERIES.glob("*.sql"):
+        assert answer(database, file.stem).height > 0
+        assert f'"{file.stem}"' in tests
+
+
+def test_failed_scans(database: Path) -> None:
+    assert of(answer(database, "failed_scans"), "disability", "scan", "stage", "reason") == [
+        ("sub-05_ses-1", "relevance_maps", "out of memory"),
+        ("sub-13", "cohort", "NaN in sub-13_T1w.nii.gz"),
+    ]
+
+
+def test_scores_against_baselines(database: Path) -> None:
+    frame = answer(database, "scores_against_baselines")
+    rows = of(frame, "disability", "metric", "model", "value", "baseline", "better_by")
+    assert [row[:4] for row in rows] == [("auc", NET, 0.8, "mean"), ("auc", NET, 0.8, "ridge")]
+    assert [row[4] for row in rows] == pytest.approx([0.3, 0.2])
+    assert of(frame, "brain_age", "metric", "baseline", "better_by") == [
+        ("mae", "mean", 6.0),
+        ("mae", "ridge", -0.5),
+        ("r2", "mean", None),
+    ]
+
+
+def test_attention_by_contrast(database: Path) -> None:
+    rows = of(answer(database, "attention_by_contrast"), "disability", "contrast", "first_in_scans", "scans")
+    assert rows == [("qT1", 12, 13), ("NDI", 0, 13), ("MWF", 1, 13)]
+    means = answer(database, "attention_by_contrast")["mean_weight"].to_list()
+    assert means == pytest.approx([(12 * 0.5 + 0.1) / 13, (12 * 0.3 + 0.1) / 13, (12 * 0.2 + 0.8) / 13])
+
+
+def test_relevance_in_planted_region(database: Path) -> None:
+    rows = of(
+        answer(database, "relevance_in_planted_region"), "disability", "region", "scans_above_chance",
+        "scans", "times_chance",
+    )  # fmt: skip
+    mean_number = (1 + 1 + sum(range(2, 13))) / 13
+    assert [row[:3] for row in rows] == [("planted", 13, 13), ("decoy", 0, 13)]
+    assert [row[3] for row in rows] == pytest.approx([(0.1 + 0.01 * mean_number) / 0.05, 0.8])
+
+
+def test_strongest_correlations(database: Path) -> None:
+    rows = of(answer(database, "strongest_correlations"), "disability", "x", "rho", "significant")
+    assert rows == [
+        ("lrp/combined/top10/NDI", -0.7, True),
+        ("lrp/combined/top10/qT1", 0.6, True),
+        ("lrp/combined/top20/qT1", 0.55, True),
+        ("lrp/combined/top10/MWF", 0.1, False),
+    ]
+
+
+def test_older_than_they_are(database: Path) -> None:
+    rows = answer(database, "older_than_they_are").select("scan", "corrected_gap_years", "set").rows()
+    assert rows[:3] == [
+        ("sub-02_ses-1", 11.0, "validation"),
+        ("sub-11_ses-1", 5.0, "test"),
+        ("sub-01_ses-1", 0.0, "validation"),
+    ]
+
+
+def test_unexplained_maps(database: Path) -> None:
+    frame = answer(database, "unexplained_maps")
+    assert frame.height == 20
+    assert set(frame["scan"][:4]) == {"sub-03_ses-1"}
+    assert frame["share_unexplained"].to_list() == pytest.approx([0.02] * 4 + [1e-4] * 16)
+    assert "combined" not in frame["contrast"].to_list()
+
+
+def test_repeat_visits(database: Path) -> None:
+    frame = answer(database, "repeat_visits")
+    assert of(frame, "disability", "participant_id", "scan_a", "scan_b", "years_between", "difference") == [
+        ("sub-01", "sub-01_ses-1", "sub-01_ses-2", 2.0, 0.5)
+    ]
+    logit = [-2, -1.5, 2, -3, 1, 3, 2.5, -1, 1.5, -2, 2, -1, -0.5]
+    apart = sorted(abs(a - b) for i, a in enumerate(logit) for b in logit[i + 1 :])
+    apart.remove(0.5)  # the one pair of visits: not strangers
+    middle = (apart[(len(apart) - 1) // 2] + apart[len(apart) // 2]) / 2
+    assert of(frame, "disability", "spread", "of_spread") == [(middle, pytest.approx(0.5 / middle))]
+
+
+def test_unusual_volumes(database: Path) -> None:
+    rows = of(answer(database, "unusual_volumes"), "disability", "scan", "image", "measure", "value")
+    assert rows == [("sub-07_ses-1", image, "brain_volume_ml", 593.0) for image in ("MWF", "NDI", "qT1")]
+    numbers = [1, 1, *range(2, 13)]
+    volumes = sorted(1200 + n * (-1) ** n - 600 * (n == 7) for n in numbers)
+    deviations = sorted(abs(v - volumes[6]) for v in volumes)
+    expected = (593 - volumes[6]) / (1.4826 * deviations[6])
+    assert answer(database, "unusual_volumes")["robust_z"][0] == pytest.approx(expected)
+
+
+def test_time_per_stage(database: Path) -> None:
+    rows = of(
+        answer(database, "time_per_stage"), "disability", "asset", "items", "failed", "median_seconds",
+        "longest_seconds", "longest_item", "peak_mb",
+    )  # fmt: skip
+    assert rows == [
+        ("relevance_maps", 13, 1, 11.0, 17.0, "sub-12_ses-1", 500.0),
+        ("prepared_volumes", 13, 0, 8.0, 14.0, "sub-12_ses-1", 500.0),
+    ]
+
+
+def test_balance_of_sets(database: Path) -> None:
+    rows = of(
+        answer(database, "balance_of_sets"), "disability", "set", "fold", "scans", "people", "median_edss"
+    )
+    assert rows == [
+        ("train", 0, 3, 3, 1.5),
+        ("train", 1, 4, 3, 2.25),
+        ("train", 2, 3, 3, 5.5),
+        ("test", None, 3, 3, 5.0),
+    ]
+
+
+def test_course_of_training(database: Path) -> None:
+    rows = of(
+        answer(database, "course_of_training"), "brain_age", "fold", "best_epoch", "last_epoch", "best_loss",
+        "best_validation_loss", "last_validation_loss",
+    )  # fmt: skip
+    assert rows == [(fold, 1, 2, 0.5, 0.5, 0.7) for fold in "012"]
+
+
+def test_confident_mistakes(database: Path) -> None:
+    frame = answer(database, "confident_mistakes")
+    assert frame.select("scan", "set", "target").rows() == [
+        ("sub-05_ses-1", "validation", 0.0),
+        ("sub-12_ses-1", "test", 1.0),
+    ]
+    # sub-12 is held out: the mean of the folds' outputs (-1.5, -0.5, 0.5), not of their probabilities
+    assert frame["probability"].to_list() == pytest.approx([1 / (1 + math.exp(-3)), 1 / (1 + math.exp(0.5))])
+
+
+def test_scan_overview_shows_every_scan_once(database: Path) -> None:
+    frame = run_query(database, "FROM scan_overview WHERE study = 'disability' ORDER BY scan")
+    assert frame.height == 14
+    assert frame["scan"].is_unique().all()
+    last = frame.row(-1, named=True)
+    assert (last["status"], last["set"], last["output"]) == ("failed", None, None)
+    assert frame.row(2, named=True)["brain_volume_ml"] == 1202.0
+
+
+def test_test_scores_prefer_the_ensemble_and_best_model_knows_the_direction(database: Path) -> None:
+    rows = run_query(
+        database, "SELECT model, fold FROM test_scores WHERE metric = 'auc' ORDER BY model"
+    ).rows()
+    assert rows == [(NET, "ensemble"), ("mean", "ensemble"), ("ridge", "ensemble")]
+    best = run_query(database, "SELECT study, metric, model FROM best_model ORDER BY ALL").rows()
+    assert best == [("brain_age", "mae", "ridge"), ("brain_age", "r2", "mrinet"), ("disability", "auc", NET)]
+
+
+def test_relevance_overview(database: Path) -> None:
+    row = run_query(
+        database, "FROM relevance_overview WHERE study = 'disability' AND contrast = 'qT1'"
+    ).row(0, named=True)  # fmt: skip
+    assert row["maps"] == 13
+    assert row["greatest_share_unexplained"] == pytest.approx(0.02)
+    assert row["median_share_unexplained"] == pytest.approx(1e-4)
+
+
+# ------------------------------------------------------------------------------------------------- run_query
+def test_a_query_is_text_or_a_file(database: Path, tmp_path: Path) -> None:
+    file = tmp_path / "q.sql"
+    file.write_text("-- How many?\nSELECT count(*) AS n FROM scans;\n")
+    for query in (file, str(file), "SELECT count(*) AS n FROM scans", "SELECT count(*) AS n FROM scans;"):
+        assert run_query(database, query).to_dict(as_series=False) == {"n": [28]}
+    assert "scans" in run_query(database, "SHOW TABLES")["name"].to_list()
+    assert run_query(database, "DESCRIBE scans").height == len(TABLES["scans"].columns)
+    assert run_query(database, "EXPLAIN SELECT 1").height == 1
+    assert run_query(database, "SELECT scan FROM scans WHERE false").schema == {"scan": pl.String}
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("SELECT colour FROM scans", ["query", "colour"]),
+        ("SELECT * FROM scanss", ["scanss", "Did you mean"]),
+        ("SELEC 1", ["query", "syntax error"]),
+        ("", ["one statement", "0"]),
+        ("SELECT 1; SELECT 2", ["one statement", "2"]),
+        ("DROP TABLE scans", ["DROP", "only SELECT"]),
+        ("COPY (SELECT 1) TO 'there.csv'", ["COPY", "only SELECT"]),
+        ("SELECT age::DATE FROM scans", ["query"]),
+        ("nowhere/q.sql", ["nowhere/q.sql", "No such file"]),
+    ],
+)
+def test_mistakes_are_explained_in_one_line(database: Path, query: str, words: list[str]) -> None:
+    with pytest.raises(QueryError) as caught:
+        run_query(database, query)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_without_a_database_the_command_that_makes_it_is_named(tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match=r"no results at .* yet; `relevance-assets demo`"):
+        run_query(tmp_path / "results.duckdb", "SELECT 1")
+    assert list(tmp_path.iterdir()) == []
+
+
+HOLD = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+
+
+def test_a_database_held_for_writing_is_explained(database: Path, tmp_path: Path) -> None:
+    copy = shutil.copy(database, tmp_path / "results.duckdb")
+    command = [sys.executable, "-c", HOLD, str(copy)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(QueryError, match="open for writing in another program") as caught:
+            run_query(Path(copy), "SELECT 1")
+        holder.kill()
+    assert "\n" not in str(caught.value)
+    assert run_query(Path(copy), "SELECT 1 AS one").item() == 1
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "results.duckdb"
+    file.write_text("not a database " * 1000)
+    with pytest.raises(QueryError, match=r"results\.duckdb: .*not a valid DuckDB"):
+        run_query(file, "SELECT 1")
