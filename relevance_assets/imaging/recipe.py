@@ -1,0 +1,251 @@
+"""The preparation recipe: a scan's images, step by step, onto one grid and into [0, 1].
+
+Belongs here: the steps that `study.preparation` names, one function each, and the order in which they act.
+Skull stripping, bias field and registration get their place as further steps. Does not belong here:
+interpolation (`grid.py`), the way back (`geometry.py`), where results are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from relevance_assets import study
+from relevance_assets.imaging.geometry import Geometry, to_native, to_prepared_labels
+from relevance_assets.imaging.grid import (
+    Grid,
+    axis_aligned,
+    canonical,
+    centre_start,
+    copy_between,
+    moved,
+    resample,
+    same_grid,
+    same_voxel_size,
+)
+from relevance_assets.imaging.quality import volume_row
+from relevance_assets.imaging.volumes import ScanError, read_image
+
+__all__ = ["Geometry", "Prepared", "prepare", "to_native", "to_prepared_labels"]
+
+ORDERS: dict[str, Literal[0, 1, 3]] = {"nearest": 0, "linear": 1, "cubic": 3}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A scan that is ready for a network.
+
+    Attributes
+    ----------
+    images : ndarray (contrast, x, y, z), float32
+        In [0, 1]; exactly 0 outside `mask`.
+    mask : ndarray (x, y, z), bool
+        The brain.
+    affine : ndarray (4, 4), float64
+    geometry : Geometry
+        The way back to the native grid.
+    quality : list of dict
+        One row of table `volumes` per contrast, without study, scan, path and hash.
+    share_cropped : float
+        Share of the brain's voxels that `crop_or_pad` cut off.
+    """
+
+    images: np.ndarray
+    mask: np.ndarray
+    affine: np.ndarray
+    geometry: Geometry
+    quality: list[dict[str, Any]]
+    share_cropped: float
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """A scan between two steps: one array per contrast, each on its own grid, and the brain on the
+    first's."""
+
+    images: tuple[np.ndarray, ...]
+    grids: tuple[Grid, ...]
+    resampled: tuple[bool, ...]
+    mask: np.ndarray | None = None
+
+
+def prepare(paths: Sequence[Path], contrasts: Sequence[study.Contrast], steps: Sequence[study.Step]) -> Prepared:
+    """Read a scan's images and put them through the study's recipe.
+
+    The prepared grid is the first contrast's: reoriented, resampled, cropped or padded as the steps say. A
+    contrast on another grid is interpolated onto it once, whether or not there is a step `resample`.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        One NIfTI file per contrast, in the order of `contrasts`.
+    steps : sequence of Step
+        In the order that `study.Study` asks for; brain_mask and scale are among them.
+
+    Raises
+    ------
+    ScanError
+        A file that `read_image` refuses, no brain voxel, or a percentile that is not positive.
+    """
+    if len(paths) != len(contrasts):
+        raise ValueError(f"{len(paths)} files for {len(contrasts)} contrasts")
+    loaded = [read_image(path) for path in paths]
+    layers = Layers(
+        tuple(image.data for image in loaded),
+        tuple(Grid(image.data.shape, image.affine) for image in loaded),
+        (False,) * len(loaded),
+    )
+    native = layers.grids[0]
+    by_kind = {step.step: step for step in steps}
+    shared = False
+    share_cropped = 0.0
+    for step in steps:
+        if isinstance(step, study.Reorient):
+            layers = reorient(layers)
+        elif isinstance(step, study.BrainMask):
+            layers = brain_mask(layers, paths[0])
+        elif isinstance(step, study.Resample):
+            layers = onto_one_grid(layers, step)
+            shared = True
+        elif isinstance(step, study.CropOrPad):
+            layers = layers if shared else onto_one_grid(layers)
+            shared = True
+            before = _brain_voxels(layers)
+            layers = crop_or_pad(layers, step, paths[0])
+            share_cropped = 1 - _brain_voxels(layers) / before
+    if not {"brain_mask", "scale"} <= by_kind.keys():
+        raise ValueError("preparation: the steps brain_mask and scale are needed")
+    layers = layers if shared else onto_one_grid(layers)
+    return _scaled(layers, native, contrasts, paths, share_cropped)
+
+
+def _brain_voxels(layers: Layers) -> int:
+    return int(layers.mask.sum()) if layers.mask is not None else 0
+
+
+def reorient(layers: Layers) -> Layers:
+    """Axes of every contrast to the closest canonical orientation (RAS+); no value changes."""
+    images, affines = zip(
+        *(canonical(i, g.affine) for i, g in zip(layers.images, layers.grids, strict=True)), strict=True
+    )
+    grids = tuple(Grid(image.shape, affine) for image, affine in zip(images, affines, strict=True))
+    return replace(layers, images=images, grids=grids)
+
+
+def brain_mask(layers: Layers, path: Path) -> Layers:
+    """Brain is where some contrast is > 0, on the first contrast's grid; its images become 0 elsewhere.
+
+    A contrast on another grid votes where at least half of the interpolated voxel is > 0, and is itself set
+    to 0 outside the brain once it is on the common grid (`onto_one_grid`).
+    """
+    first = layers.grids[0]
+    mask = layers.images[0] > 0
+    for image, grid in zip(layers.images[1:], layers.grids[1:], strict=True):
+        mask |= (image > 0) if same_grid(grid, first) else _move_mask(image > 0, grid, first)
+    if not mask.any():
+        raise ScanError(f"{path}: no voxel is > 0 in any contrast, so there is no brain; check the images")
+    images = tuple(
+        np.where(mask, image, np.float32(0)) if same_grid(grid, first) else image
+        for image, grid in zip(layers.images, layers.grids, strict=True)
+    )
+    return replace(layers, images=images, mask=mask)
+
+
+def _move_mask(mask: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Linear interpolation, >= 0.5 is inside; the margin keeps ties inside whatever the rounding."""
+    return resample(mask.astype(np.float32), source, target) >= 0.5 - 1e-5
+
+
+def onto_one_grid(layers: Layers, step: study.Resample | None = None) -> Layers:
+    """Every contrast on one grid: the first's own, or with a step the axis-aligned RAS+ grid of its voxel
+    size.
+
+    The grid covers the first contrast's field of view around the same centre. Where the first contrast has
+    this voxel size already its grid stays, oblique or not, and what lies on it is not interpolated. A
+    reduction by more than 1.5 along an axis is preceded by a Gaussian of (factor - 1) / 2 voxels against
+    aliasing.
+    """
+    order: Literal[0, 1, 3] = 1
+    if step is not None:
+        layers, order = _reoriented_with_mask(layers), ORDERS[step.interpolation]
+    target = layers.grids[0]
+    if step is not None and not same_voxel_size(target, step.voxel_size_mm):
+        target = axis_aligned(target, step.voxel_size_mm)
+    mask = layers.mask
+    if mask is not None and not same_grid(layers.grids[0], target):
+        mask = _move_mask(mask, layers.grids[0], target)
+    images, resampled = [], []
+    for image, grid, before in zip(layers.images, layers.grids, layers.resampled, strict=True):
+        interpolate = not same_grid(grid, target)
+        values = resample(image, grid, target, order) if interpolate else image
+        images.append(values if mask is None else np.where(mask, values, np.float32(0)))
+        resampled.append(before or interpolate)
+    return Layers(tuple(images), (target,) * len(images), tuple(resampled), mask)
+
+
+def _reoriented_with_mask(layers: Layers) -> Layers:
+    """Voxel sizes of a step are along right, anterior, superior: the axes must be, too."""
+    turned = reorient(layers)
+    if layers.mask is None:
+        return turned
+    return replace(turned, mask=copy_between(layers.mask, layers.grids[0], turned.grids[0]))
+
+
+def crop_or_pad(layers: Layers, step: study.CropOrPad, path: Path) -> Layers:
+    """To the step's shape around the grid's middle or the brain's; padded voxels are 0. All on one grid
+    before."""
+    grid = layers.grids[0]
+    start = centre_start(grid.shape, step.shape, layers.mask if step.centre == "brain" else None)
+    target = moved(grid, start, step.shape)
+    mask = None if layers.mask is None else copy_between(layers.mask, grid, target)
+    if mask is not None and not mask.any():
+        raise ScanError(f"{path}: no brain is left within {step.shape}; centre the crop on the brain or enlarge it")
+    images = tuple(copy_between(image, grid, target) for image in layers.images)
+    return replace(layers, images=images, grids=(target,) * len(images), mask=mask)
+
+
+def scale(image: np.ndarray, mask: np.ndarray, rule: study.Scale, path: Path) -> tuple[np.ndarray, float]:
+    """Values by the contrast's rule, clipped to [0, 1], exactly 0 outside the brain.
+
+    Returns
+    -------
+    scaled : ndarray (x, y, z), float32
+    share_clipped : float
+        Share of brain voxels that lay outside [0, 1].
+    """
+    low, high = rule.low, rule.high
+    if rule.rule == "percentile":
+        low, high = 0.0, float(np.percentile(image[mask].astype(np.float64), rule.percentile))
+        if high <= 0:
+            raise ScanError(
+                f"{path}: percentile {rule.percentile:g} of the brain's voxels is {high:g}, not positive; "
+                "check the image or scale it by range"
+            )
+    values = (image.astype(np.float64) - low) / (high - low)
+    brain = values[mask]
+    share_clipped = float(((brain < 0) | (brain > 1)).mean())
+    return np.where(mask, np.clip(values, 0, 1), 0).astype(np.float32), share_clipped
+
+
+def _scaled(
+    layers: Layers,
+    native: Grid,
+    contrasts: Sequence[study.Contrast],
+    paths: Sequence[Path],
+    share_cropped: float,
+) -> Prepared:
+    """The last step, and what is known of the scan by then."""
+    grid, mask = layers.grids[0], layers.mask
+    if mask is None or not mask.any():
+        raise ScanError(f"{paths[0]}: no brain voxel on the prepared grid; take smaller voxels or check the image")
+    scaled, rows = [], []
+    for contrast, path, image, resampled in zip(contrasts, paths, layers.images, layers.resampled, strict=True):
+        values, share_clipped = scale(image, mask, contrast.scale, path)
+        scaled.append(values)
+        rows.append(volume_row(contrast.name, image, mask, grid, resampled=resampled, share_clipped=share_clipped))
+    geometry = Geometry(native, grid, layers.resampled[0])
+    return Prepared(np.stack(scaled), mask, grid.affine, geometry, rows, share_cropped)
