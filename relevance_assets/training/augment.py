@@ -132,7 +132,5 @@ def _move(
         [1, *images.shape],
         align_corners=True,
     )
-    moved = functional.grid_sample(
-        images[None], grid, mode="bilinear", padding_mode="zeros", align_corners=True
-    )
+    moved = functional.grid_sample(images[None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return moved[0]

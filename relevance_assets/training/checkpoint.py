@@ -71,8 +71,7 @@ def load(path: Path) -> nn.Module:
         network.load_state_dict(state)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: weights do not fit a {description.name!r} of this version "
-            f"({_first_line(error)}); train again"
+            f"{path}: weights do not fit a {description.name!r} of this version ({_first_line(error)}); train again"
         ) from error
     return network.eval()
 

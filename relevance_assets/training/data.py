@@ -67,18 +67,14 @@ class Samples:
         n = len(self.scans)
         lengths = {len(self.images), len(self.covariates), len(self.targets), len(self.weights)}
         if lengths - {n} or self.covariates.ndim != 2 or self.targets.ndim != 1 or self.weights.ndim != 1:
-            raise TrainingError(
-                f"samples: {n} scans need as many images, covariates (n, p), targets and weights"
-            )
+            raise TrainingError(f"samples: {n} scans need as many images, covariates (n, p), targets and weights")
         if len({len(paths) for paths in self.images}) > 1:
             raise TrainingError("samples: every scan needs the same number of contrasts")
         for name in ("covariates", "targets", "weights"):
             values = np.ascontiguousarray(getattr(self, name), dtype=np.float32)
             bad = ~np.isfinite(values).reshape(n, -1).all(axis=1) if values.size else np.zeros(n, bool)
             if bad.any():
-                raise TrainingError(
-                    f"samples: {name} of {self.scans[int(bad.argmax())]} is missing or not finite"
-                )
+                raise TrainingError(f"samples: {name} of {self.scans[int(bad.argmax())]} is missing or not finite")
             object.__setattr__(self, name, values)
 
     def __len__(self) -> int:
@@ -205,9 +201,7 @@ def epoch_order(targets: np.ndarray, *, balanced: bool, random: np.random.Genera
     return random.choice(len(targets), size=len(targets), p=chance / chance.sum())
 
 
-def epoch_changes(
-    settings: Augmentation, samples: int, random: np.random.Generator
-) -> tuple[Change, ...] | None:
+def epoch_changes(settings: Augmentation, samples: int, random: np.random.Generator) -> tuple[Change, ...] | None:
     """One drawn change per visited scan; None where the settings change nothing."""
     changes = tuple(draw(settings, random) for _ in range(samples))
     return None if all(change.nothing for change in changes) else changes

@@ -128,17 +128,17 @@ def fit(
         if progress:
             progress(state.epochs, training.epochs, dict(state.history[-1]))
 
+    scale = float(train.targets.std(dtype=np.float64)) if target.kind == "regression" else 1.0
     device = torch.device("cuda" if loop.has_gpu() else "cpu")
     with loop.switches():
         torch.manual_seed(seed_of(training.seed, fold, 0, "weights"))
         network = description.build()
+        loop.scale_output(network, scale)
         if state.network:
             network.load_state_dict(state.network)
         network = network.to(memory_format=loop.memory_format(device))
-        loop.run(
-            loop.Fold(network, training, target.kind, fold, train, validation, volumes, state, epoch_done),
-            folder,
-        )
+        module = loop.Fold(network, training, target.kind, fold, train, validation, volumes, scale, state, epoch_done)
+        loop.run(module, folder)
     path = folder / "model.pt"
     checkpoint.save(path, description, state.best_network)
     state_path.unlink(missing_ok=True)
@@ -155,26 +155,22 @@ def fit(
     )
 
 
-def _check(
-    training: study.Training, target: study.Target, train: Samples, validation: Samples, fold: int
-) -> None:
+def _check(training: study.Training, target: study.Target, train: Samples, validation: Samples, fold: int) -> None:
     """Raise TrainingError for what cannot end well, before any image is read."""
     for name, samples in (("training", train), ("validation", validation)):
         if not len(samples):
             raise TrainingError(f"fold {fold}: the {name} set is empty; use fewer folds or more scans")
         if target.kind == "binary":
             _check_classes(samples.targets, name, fold)
+    if target.kind == "regression" and np.ptp(train.targets) == 0:
+        raise TrainingError(f"fold {fold}: every training scan has target {train.targets[0]:g}; nothing to learn")
     if shared := sorted(set(train.scans) & set(validation.scans)):
         raise TrainingError(f"fold {fold}: {shared[0]} is in the training and in the validation set")
     if train.covariates.shape[1] != validation.covariates.shape[1]:
-        raise TrainingError(
-            f"fold {fold}: training and validation scans have different numbers of covariates"
-        )
+        raise TrainingError(f"fold {fold}: training and validation scans have different numbers of covariates")
     unsuited = {"binary": "mae", "regression": "auc"}[target.kind]
     if training.monitor == unsuited:
-        raise TrainingError(
-            f"training.monitor: {unsuited} is not defined for a {target.kind} target; use loss"
-        )
+        raise TrainingError(f"training.monitor: {unsuited} is not defined for a {target.kind} target; use loss")
     if training.balanced_sampler and target.kind != "binary":
         raise TrainingError("training.balanced_sampler: balances classes; a regression target has none")
 

@@ -41,7 +41,7 @@ from relevance_assets.training.data import (
 )
 from relevance_assets.training.resume import Progress
 
-__all__ = ["Report", "has_gpu", "learning_rate", "memory_format", "run", "switches"]
+__all__ = ["Report", "has_gpu", "learning_rate", "memory_format", "run", "scale_output", "switches"]
 
 Report = Callable[[int, int, dict[str, Any]], None]
 
@@ -62,6 +62,25 @@ def learning_rate(training: Training, epoch: int) -> float:
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / training.epochs))
 
 
+def output_layer(network: nn.Module) -> nn.Linear:
+    """The last dense layer with one output, in the order of the network's definition."""
+    layers = [each for each in network.modules() if isinstance(each, nn.Linear) and each.out_features == 1]
+    if not layers:
+        raise TrainingError(f"{type(network).__name__} has no dense output layer; it cannot be trained here")
+    return layers[-1]
+
+
+def scale_output(network: nn.Module, scale: float) -> None:
+    """Let the output vary as much as the target does, before training begins.
+
+    Together with `scale` times the learning rate (and decay / scale) for this layer, Adam goes the way that it
+    would go with a standardised target, while the network says years all along. Without it the weights would
+    have to travel some 25 times as far to span a range of ages, and whole layers of units die on the way.
+    """
+    with torch.no_grad():
+        output_layer(network).weight.mul_(scale)
+
+
 class Fold(pl.LightningModule):
     """What Lightning calls back while it runs the epochs of one fold."""
 
@@ -74,13 +93,14 @@ class Fold(pl.LightningModule):
         train: Samples,
         validation: Samples,
         volumes: Volumes,
+        scale: float,
         progress: Progress,
         done: Callable[[], None],
     ) -> None:
         super().__init__()
         self.network, self.settings, self.kind, self.number = network, training, kind, fold
         self.train_samples, self.validation_samples, self.volumes = train, validation, volumes
-        self.progress, self.done = progress, done
+        self.scale, self.progress, self.done = scale, progress, done
         self.finished_before = progress.epochs
         self.outputs: list[torch.Tensor] = []
         self.total, self.started = 0.0, 0.0
@@ -91,16 +111,24 @@ class Fold(pl.LightningModule):
         return self.finished_before + self.current_epoch + 1
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; biases and norms (one axis) do not decay: MRInet's output bias holds the mean target."""
-        parameters = list(self.network.parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": [each for each in parameters if each.ndim > 1]},
-            {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
-        ]
+        """AdamW; biases and norms do not decay, and the output layer takes steps in the target's scale.
+
+        MRInet's output bias holds the mean target and must not shrink. See `scale_output` for the rest.
+        """
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        last = set(output_layer(self.network).parameters())
+        for parameter in self.network.parameters():
+            groups.setdefault((parameter in last, parameter.ndim > 1), []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            [
+                {
+                    "params": parameters,
+                    "scale": self.scale if is_last else 1.0,
+                    "weight_decay": self.settings.weight_decay / (self.scale if is_last else 1.0) * decays,
+                }
+                for (is_last, decays), parameters in groups.items()
+            ],
             lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
         )
         if self.progress.optimizer:
             optimizer.load_state_dict(self.progress.optimizer)
@@ -109,9 +137,7 @@ class Fold(pl.LightningModule):
     def train_dataloader(self) -> Batches:
         where = (self.settings.seed, self.number, self.epoch)
         samples = self.train_samples
-        order = epoch_order(
-            samples.targets, balanced=self.settings.balanced_sampler, random=generator(*where, "order")
-        )
+        order = epoch_order(samples.targets, balanced=self.settings.balanced_sampler, random=generator(*where, "order"))
         changes = epoch_changes(self.settings.augmentation, len(order), generator(*where, "augmentation"))
         return Batches(samples, self.volumes, self.settings.batch_size, order, changes)
 
@@ -132,7 +158,7 @@ class Fold(pl.LightningModule):
         self.started = time.perf_counter()
         self.total = 0.0
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = learning_rate(self.settings, self.epoch)
+            group["lr"] = learning_rate(self.settings, self.epoch) * group["scale"]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         if batch_idx == 0:  # dropout is the only thing that draws from the global generator

@@ -85,9 +85,7 @@ def test_drawn_matrices_are_rotations_times_a_scale_within_bounds() -> None:
 
 def test_flips_and_quarter_turns_are_exact() -> None:
     image = torch.rand(2, 5, 5, 3)
-    assert torch.equal(
-        apply(Change(flips=(0, 2)), image), torch.from_numpy(image.numpy()[:, ::-1, :, ::-1].copy())
-    )
+    assert torch.equal(apply(Change(flips=(0, 2)), image), torch.from_numpy(image.numpy()[:, ::-1, :, ::-1].copy()))
     turned = torch.from_numpy(np.rot90(image.numpy(), 3, (1, 2)).copy())
     assert torch.equal(apply(Change(quarter_turns=3), image), turned)
 
@@ -101,9 +99,7 @@ def test_a_whole_voxel_shift_moves_the_content_there() -> None:
 
 def test_affine_agrees_with_scipy_for_every_contrast() -> None:
     random = np.random.default_rng(5)
-    change = draw(
-        Augmentation(affine_probability=1, rotate_degrees=25, scale_share=0.1, translate_voxels=1.5), random
-    )
+    change = draw(Augmentation(affine_probability=1, rotate_degrees=25, scale_share=0.1, translate_voxels=1.5), random)
     image = ball()
     back = np.linalg.inv(np.array(change.matrix))
     middle = (np.array(image.shape[1:]) - 1) / 2

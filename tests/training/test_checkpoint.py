@@ -57,9 +57,7 @@ def test_a_truncated_file_is_named(model: Path) -> None:
     whole = model.read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 100):
         model.write_bytes(whole[:length])
-        with pytest.raises(
-            CheckpointError, match=r"model\.pt: damaged or not a model file; delete"
-        ) as caught:
+        with pytest.raises(CheckpointError, match=r"model\.pt: damaged or not a model file; delete") as caught:
             load(model)
         assert "\n" not in str(caught.value)
 
@@ -87,9 +85,7 @@ def test_foreign_and_incomplete_contents_are_named(model: Path) -> None:
         load(model)
 
 
-@pytest.mark.parametrize(
-    "change", [{"options": {"dense": 9}}, {"name": "unheard_of"}, {"options": {"no": 1}}]
-)
+@pytest.mark.parametrize("change", [{"options": {"dense": 9}}, {"name": "unheard_of"}, {"options": {"no": 1}}])
 def test_weights_that_do_not_fit_are_named(model: Path, change: dict[str, object]) -> None:
     write_tensors(model, torch.load(model, weights_only=True) | change)
     with pytest.raises(CheckpointError, match=r"model\.pt: weights do not fit .*; train again") as caught:

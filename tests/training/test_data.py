@@ -34,9 +34,7 @@ def test_samples_refuse_what_does_not_fit() -> None:
         Samples(("sub-1", "sub-2"), ((Path("a"),), ()), np.zeros((2, 0)), np.zeros(2), np.ones(2))
 
 
-def test_images_are_read_once_while_they_fit(
-    make_samples: MakeSamples, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_read_once_while_they_fit(make_samples: MakeSamples, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = make_samples(6, contrasts=2)
     reads: Counter[Path] = Counter()
     original = data.load_volume
@@ -72,10 +70,7 @@ def test_batches_cover_the_order_in_nearly_equal_parts(make_samples: MakeSamples
     order = np.random.default_rng(0).permutation(9)
     batches = list(Batches(samples, Volumes(1), 4, order))
     assert [len(batch.targets) for batch in batches] == [3, 3, 3]
-    assert (
-        np.concatenate([batch.targets.numpy() for batch in batches]).tolist()
-        == samples.targets[order].tolist()
-    )
+    assert np.concatenate([batch.targets.numpy() for batch in batches]).tolist() == samples.targets[order].tolist()
     volume = Volumes(0)(samples.images[order[0]])
     assert np.array_equal(batches[0].images[0].numpy(), volume)
     assert len(Batches(samples, Volumes(1), 8)) == 2

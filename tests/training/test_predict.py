@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,6 @@ def test_what_does_not_suit_the_model_is_named(make_samples: MakeSamples, tmp_pa
         predict(path, replace(samples, covariates=np.zeros((2, 0))))
     with pytest.raises(TrainingError, match="was trained on 1 contrasts"):
         predict(path, make_samples(2, contrasts=2))
+    save(path, description, {name: value * np.nan for name, value in description.build().state_dict().items()})
     with pytest.raises(TrainingError, match="output for sub-000 is not finite"):
-        state = {name: value * np.nan for name, value in description.build().state_dict().items()}
-        save(path, Description(**asdict(description)), state)
         predict(path, samples)
