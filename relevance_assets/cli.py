@@ -35,7 +35,8 @@ console = Console()
 complaints = Console(stderr=True)
 
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Folder for everything made. Default: $RELEVANCE_HOME, or .relevance.")
+    Path | None,
+    typer.Option("--home", help="Folder for everything made. Default: $RELEVANCE_HOME, or .relevance."),
 ]
 
 
@@ -62,7 +63,14 @@ def _quit(message: object, code: int = 1) -> typer.Exit:
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """One bar per stage on a terminal, one line per stage elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     from relevance_assets.assets.stages import WATCHER
 
@@ -230,8 +238,10 @@ def run(
 
 @app.command()
 def query(
-    sql: Annotated[str, typer.Argument(help="A .sql file, or SQL text such as \"SELECT * FROM test_scores\".")],
-    output: Annotated[Format, typer.Option("--format", help="Parquet goes to --to, or to standard output.")] = Format.table,
+    sql: Annotated[str, typer.Argument(help='A .sql file, or SQL text such as "SELECT * FROM test_scores".')],
+    output: Annotated[
+        Format, typer.Option("--format", help="Parquet goes to --to, or to standard output.")
+    ] = Format.table,
     to: Annotated[Path | None, typer.Option("--to", help="Write the answer to this file.")] = None,
     home: HomeOption = None,
 ) -> None:

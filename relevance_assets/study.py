@@ -232,8 +232,7 @@ class Study(Settings):
         steps = [step.step for step in self.preparation]
         if steps != [s for s in ("reorient", "brain_mask", "resample", "crop_or_pad", "scale") if s in steps]:
             raise ValueError(
-                "preparation: each step at most once, in the order reorient, brain_mask, resample, "
-                "crop_or_pad, scale"
+                "preparation: each step at most once, in the order reorient, brain_mask, resample, crop_or_pad, scale"
             )
         if "brain_mask" not in steps or "scale" not in steps:
             raise ValueError("preparation: the steps brain_mask and scale are needed")

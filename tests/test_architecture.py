@@ -60,7 +60,11 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    silent = [path.name for path in MODULES if path.name != "__init__.py" and not ast.get_docstring(ast.parse(path.read_text()))]
+    silent = [
+        path.name
+        for path in MODULES
+        if path.name != "__init__.py" and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
     assert silent == []
 
 

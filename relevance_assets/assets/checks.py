@@ -73,7 +73,11 @@ def primary_keys(workspace: Workspace, tables: tuple[str, ...]) -> tuple[bool, d
         key = list(TABLES[table].key)
         repeated = frame.height - frame.select(key).unique().height
         empty = frame.select(pl.any_horizontal(pl.col(key).is_null()).sum()).item() if frame.height else 0
-        counts |= {f"{table}_rows": frame.height, f"{table}_repeated_keys": repeated, f"{table}_null_keys": empty}
+        counts |= {
+            f"{table}_rows": frame.height,
+            f"{table}_repeated_keys": repeated,
+            f"{table}_null_keys": empty,
+        }
         passed = passed and repeated == 0 and empty == 0
     return passed, counts
 
@@ -113,7 +117,10 @@ def conservation(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
     exact = [name for name, method in workspace.study.methods.items() if method.composite in CONSERVING]
     frame = workspace.read("relevance_maps").filter(pl.col("start").is_not_null() & pl.col("method").is_in(exact))
     if frame.is_empty():
-        return True, {"maps": 0, "note": "no composite of this study promises conservation; see column unexplained"}
+        return True, {
+            "maps": 0,
+            "note": "no composite of this study promises conservation; see column unexplained",
+        }
     share = (frame["unexplained"].abs() / frame["start"].abs().max()).max()
     return float(share) <= CONSERVED, {"maps": frame.height, "largest_share_unexplained": float(share)}
 

@@ -6,8 +6,6 @@ skipped, errors stay with their scan: the good ones are logged as materialised, 
 Belongs here: what Dagster must know of a stage. Does not belong here: work, settings, checks.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg
@@ -102,7 +100,8 @@ def report(
                 )
         lines = [f"{outcome.item}: {outcome.reason}" for outcome in failed]
         raise dg.Failure(
-            description=f"{stage.name}: {len(failed)} of {len(outcomes)} failed. " + "; ".join(lines[:5])
+            description=f"{stage.name}: {len(failed)} of {len(outcomes)} failed. "
+            + "; ".join(lines[:5])
             + (f"; and {len(lines) - 5} more" if len(lines) > 5 else ""),
             metadata={"failed": dg.MetadataValue.md("\n".join(f"- {line}" for line in lines))},
             allow_retries=False,

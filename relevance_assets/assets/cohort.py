@@ -40,7 +40,10 @@ def _participants(workspace: Workspace) -> Stage:
         from relevance_assets.cohort.bids import index_scans
 
         scans = index_scans(workspace.bids, study.contrasts)
-        tables = [workspace.bids / "participants.tsv", *sorted(workspace.bids.glob("sub-*/sub-*_sessions.tsv"))]
+        tables = [
+            workspace.bids / "participants.tsv",
+            *sorted(workspace.bids.glob("sub-*/sub-*_sessions.tsv")),
+        ]
         return scans, [sha256(table) for table in tables if table.exists()]
 
     def inputs(_: str) -> Any:
@@ -188,13 +191,22 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
             )
             rows.append(
                 prepared.quality[index]
-                | {"scan": scan, "image": contrast.name, "path": workspace.relative(path), "sha256": sha256(path)}
+                | {
+                    "scan": scan,
+                    "image": contrast.name,
+                    "path": workspace.relative(path),
+                    "sha256": sha256(path),
+                }
             )
         mask = workspace.mask_path(scan)
         save_volume(mask, prepared.mask.astype("uint8"), prepared.affine)
         write_json(
             _sidecar(mask),
-            {"Type": "Brain", "Geometry": prepared.geometry.to_dict(), "Sources": [f"bids:raw:{s}" for s in sources.values()]}
+            {
+                "Type": "Brain",
+                "Geometry": prepared.geometry.to_dict(),
+                "Sources": [f"bids:raw:{s}" for s in sources.values()],
+            }
             | {key: shared[key] for key in ("SkullStripped", "Resolution", "CodeVersion")},
         )
         frame = pl.DataFrame(rows)
@@ -248,7 +260,10 @@ def _splits(workspace: Workspace) -> Stage:
             tables={"splits": frame},
             result=fingerprint(frame.sort("scan").rows()),
             metadata={"scans_train": frame.filter(pl.col("set") == "train").height}
-            | {"scans_test": frame.filter(pl.col("set") == "test").height, "folds": counts["fold"].n_unique() - 1},
+            | {
+                "scans_test": frame.filter(pl.col("set") == "test").height,
+                "folds": counts["fold"].n_unique() - 1,
+            },
         )
 
     return Stage(

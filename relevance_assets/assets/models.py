@@ -70,7 +70,9 @@ def samples(workspace: Workspace, scans: list[str]) -> Samples:
         values = frame[covariate.column]
         if values.null_count():
             missing = frame.filter(pl.col(covariate.column).is_null())["scan"][0]
-            raise ValueError(f"{missing}: no {covariate.column} in participants.tsv or sessions.tsv; fill it or exclude")
+            raise ValueError(
+                f"{missing}: no {covariate.column} in participants.tsv or sessions.tsv; fill it or exclude"
+            )
         covariates[:, index] = values.to_numpy() / covariate.divide_by
     raw = frame["target"].to_numpy()
     threshold = study.cohort.target.threshold

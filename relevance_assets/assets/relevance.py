@@ -247,7 +247,9 @@ def _quantile_masks(workspace: Workspace) -> Stage:
         inputs=inputs,
         work=each(make),
         outputs=lambda scan: [
-            workspace.quantiles_path(scan, method, name) for method in study.methods for name in workspace.map_contrasts()
+            workspace.quantiles_path(scan, method, name)
+            for method in study.methods
+            for name in workspace.map_contrasts()
         ],
         partition="scan",
         needs=("relevance_maps",),

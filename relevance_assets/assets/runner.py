@@ -87,7 +87,11 @@ def _alive(pid: int) -> bool:
 
 # ------------------------------------------------------------------------------------------------------ launching
 def _launch(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey, tags: dict[str, str], **options: str
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    key: dg.AssetKey,
+    tags: dict[str, str],
+    **options: str,
 ) -> dg.ExecuteInProcessResult:
     job = definitions.resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
@@ -135,7 +139,11 @@ def run_study(workspace: Workspace, instance: dg.DagsterInstance) -> Report:
 
 
 def _run_whole(
-    workspace: Workspace, stage: Stage, definitions: dg.Definitions, instance: dg.DagsterInstance, report: Report
+    workspace: Workspace,
+    stage: Stage,
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    report: Report,
 ) -> None:
     key = asset_key(workspace, stage.name)
     if state_of(workspace, stage, ALL) == "current" and instance.get_latest_materialization_event(key):
@@ -147,7 +155,11 @@ def _run_whole(
 
 
 def _run_partitions(
-    workspace: Workspace, stage: Stage, definitions: dg.Definitions, instance: dg.DagsterInstance, report: Report
+    workspace: Workspace,
+    stage: Stage,
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    report: Report,
 ) -> None:
     key = asset_key(workspace, stage.name)
     partitions = partitions_of(workspace, stage)
@@ -159,7 +171,10 @@ def _run_partitions(
     todo = {item for item, state in states.items() if state == "stale" or (state == "current" and item not in known)}
     allowed = {item for item, state in states.items() if state != "failed"}
     for chunk in contiguous(partitions.get_partition_keys(dynamic_partitions_store=instance), todo, allowed):
-        tags = {"dagster/asset_partition_range_start": chunk[0], "dagster/asset_partition_range_end": chunk[-1]}
+        tags = {
+            "dagster/asset_partition_range_start": chunk[0],
+            "dagster/asset_partition_range_end": chunk[-1],
+        }
         result = _launch(definitions, instance, key, tags)
         report.runs += 1
         _raise_unless(result, stage.name, workspace, items=chunk)
@@ -207,7 +222,10 @@ def _publish(home: Home, instance: dg.DagsterInstance, report: Report) -> None:
 
 
 def _raise_unless(
-    result: dg.ExecuteInProcessResult, name: str, workspace: Workspace | None = None, items: list[str] | None = None
+    result: dg.ExecuteInProcessResult,
+    name: str,
+    workspace: Workspace | None = None,
+    items: list[str] | None = None,
 ) -> None:
     """Raise Failed with one line where the run failed as a whole; scans that failed alone are no reason to stop."""
     if result.success:

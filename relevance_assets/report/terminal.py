@@ -59,7 +59,9 @@ def study_summary(home: Home, name: str) -> list[RenderableType]:
     study = load_studies(home)[name]
     store = Store(home.tables)
     parts: list[RenderableType] = [Text()]
-    source = str(study.cohort.bids) if study.cohort.bids else "synthetic cohort: nothing here says anything about people"
+    source = (
+        str(study.cohort.bids) if study.cohort.bids else "synthetic cohort: nothing here says anything about people"
+    )
     parts.append(Text.assemble((study.title, "bold"), f"  [{source}]"))
     makers = (_scores, _localisation, _correlations)
     parts += [part for make in makers for part in (Text(), make(study, store)) if part is not None]
@@ -74,7 +76,10 @@ def _scores(study: Study, store: Store) -> RenderableType | None:
         return None
     order = {metric: index for index, metric in enumerate(HEADLINE)}
     own = {study.model.name: 0}
-    rows = sorted(frame.iter_rows(named=True), key=lambda row: (own.get(row["model"], 1), row["model"], order[row["metric"]]))
+    rows = sorted(
+        frame.iter_rows(named=True),
+        key=lambda row: (own.get(row["model"], 1), row["model"], order[row["metric"]]),
+    )
     return _table(
         "Held-out people: mean of the folds' models, with 95 % bootstrap intervals over people",
         ["model", "measure", "value", "from", "to", "scans"],
@@ -118,7 +123,14 @@ def _correlations(study: Study, store: Store, most: int = 6) -> RenderableType |
 
 
 def _places(home: Home, study: Study) -> RenderableType:
-    table = Table(title="Where things are", title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    table = Table(
+        title="Where things are",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        show_header=False,
+        pad_edge=False,
+    )
     rows = [
         ("database", str(home.database)),
         ("maps, volumes", str(home.derivatives(study.name))),
@@ -139,7 +151,10 @@ def status_parts(home: Home) -> list[RenderableType]:
     for study in load_studies(home).values():
         scans = store.read("scans", study.name)
         if scans.is_empty():
-            parts += [Text.assemble((study.name, "bold"), "  not run yet: ", f"relevance-assets run {study.name}"), Text()]
+            parts += [
+                Text.assemble((study.name, "bold"), "  not run yet: ", f"relevance-assets run {study.name}"),
+                Text(),
+            ]
             continue
         runs = store.read("runs", study.name)
         counts = dict(scans.group_by("status").len().iter_rows())
@@ -162,6 +177,8 @@ def status_parts(home: Home) -> list[RenderableType]:
             ]
         ).sort("scan", "stage")
         if reasons.height:
-            parts.append(_table("Left out", ["scan", "stage", "why"], [list(row) for row in reasons.rows()], right_from=3))
+            parts.append(
+                _table("Left out", ["scan", "stage", "why"], [list(row) for row in reasons.rows()], right_from=3)
+            )
         parts.append(Text())
     return parts

@@ -9,7 +9,16 @@ import polars as pl
 import pytest
 
 from relevance_assets.assets.runner import contiguous
-from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, remove_orphans, run_items, state_of
+from relevance_assets.assets.stages import (
+    ALL,
+    Done,
+    NotReady,
+    Stage,
+    each,
+    remove_orphans,
+    run_items,
+    state_of,
+)
 from relevance_assets.assets.workspace import Workspace, camel
 
 
@@ -123,7 +132,10 @@ def test_rows_of_items_that_are_gone_leave_the_tables(bench: Bench) -> None:
 
 def test_a_stage_may_not_write_tables_of_others(bench: Bench) -> None:
     bench.stage = replace(
-        bench.stage, items=lambda: [ALL], inputs=lambda _: 1, work=each(lambda _: Done({"models": pl.DataFrame()}, ""))
+        bench.stage,
+        items=lambda: [ALL],
+        inputs=lambda _: 1,
+        work=each(lambda _: Done({"models": pl.DataFrame()}, "")),
     )
     assert bench.run() == {ALL: "failed"}
     assert "does not own" in bench.workspace.record("splits", ALL)["reason"]
