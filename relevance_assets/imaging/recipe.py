@@ -64,9 +64,12 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """A scan between two steps: one array per contrast, each on its own grid, and the brain on the
-    first's."""
+    """A scan between two steps: an array and a grid per contrast, and the brain on the first contrast's grid.
 
+    `path` is the first contrast's file, by which errors name the scan.
+    """
+
+    path: Path
     images: tuple[np.ndarray, ...]
     grids: tuple[Grid, ...]
     resampled: tuple[bool, ...]
@@ -93,38 +96,32 @@ def prepare(paths: Sequence[Path], contrasts: Sequence[study.Contrast], steps: S
     """
     if len(paths) != len(contrasts):
         raise ValueError(f"{len(paths)} files for {len(contrasts)} contrasts")
+    if not {"brain_mask", "scale"} <= {step.step for step in steps}:
+        raise ValueError("preparation: the steps brain_mask and scale are needed")
     loaded = [read_image(path) for path in paths]
     layers = Layers(
+        paths[0],
         tuple(image.data for image in loaded),
         tuple(Grid(image.data.shape, image.affine) for image in loaded),
         (False,) * len(loaded),
     )
     native = layers.grids[0]
-    by_kind = {step.step: step for step in steps}
     shared = False
     share_cropped = 0.0
     for step in steps:
         if isinstance(step, study.Reorient):
             layers = reorient(layers)
         elif isinstance(step, study.BrainMask):
-            layers = brain_mask(layers, paths[0])
+            layers = brain_mask(layers)
         elif isinstance(step, study.Resample):
             layers = onto_one_grid(layers, step)
             shared = True
         elif isinstance(step, study.CropOrPad):
             layers = layers if shared else onto_one_grid(layers)
             shared = True
-            before = _brain_voxels(layers)
-            layers = crop_or_pad(layers, step, paths[0])
-            share_cropped = 1 - _brain_voxels(layers) / before
-    if not {"brain_mask", "scale"} <= by_kind.keys():
-        raise ValueError("preparation: the steps brain_mask and scale are needed")
+            layers, share_cropped = crop_or_pad(layers, step)
     layers = layers if shared else onto_one_grid(layers)
     return _scaled(layers, native, contrasts, paths, share_cropped)
-
-
-def _brain_voxels(layers: Layers) -> int:
-    return int(layers.mask.sum()) if layers.mask is not None else 0
 
 
 def reorient(layers: Layers) -> Layers:
@@ -136,7 +133,7 @@ def reorient(layers: Layers) -> Layers:
     return replace(layers, images=images, grids=grids)
 
 
-def brain_mask(layers: Layers, path: Path) -> Layers:
+def brain_mask(layers: Layers) -> Layers:
     """Brain is where some contrast is > 0, on the first contrast's grid; its images become 0 elsewhere.
 
     A contrast on another grid votes where at least half of the interpolated voxel is > 0, and is itself set
@@ -147,7 +144,7 @@ def brain_mask(layers: Layers, path: Path) -> Layers:
     for image, grid in zip(layers.images[1:], layers.grids[1:], strict=True):
         mask |= (image > 0) if same_grid(grid, first) else _move_mask(image > 0, grid, first)
     if not mask.any():
-        raise ScanError(f"{path}: no voxel is > 0 in any contrast, so there is no brain; check the images")
+        raise ScanError(f"{layers.path}: no voxel is > 0 in any contrast, so there is no brain; check the images")
     images = tuple(
         np.where(mask, image, np.float32(0)) if same_grid(grid, first) else image
         for image, grid in zip(layers.images, layers.grids, strict=True)
@@ -161,8 +158,7 @@ def _move_mask(mask: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
 
 
 def onto_one_grid(layers: Layers, step: study.Resample | None = None) -> Layers:
-    """Every contrast on one grid: the first's own, or with a step the axis-aligned RAS+ grid of its voxel
-    size.
+    """Every contrast on one grid: the first's own, or the axis-aligned RAS+ grid of the step's voxel size.
 
     The grid covers the first contrast's field of view around the same centre. Where the first contrast has
     this voxel size already its grid stays, oblique or not, and what lies on it is not interpolated. A
@@ -178,13 +174,15 @@ def onto_one_grid(layers: Layers, step: study.Resample | None = None) -> Layers:
     mask = layers.mask
     if mask is not None and not same_grid(layers.grids[0], target):
         mask = _move_mask(mask, layers.grids[0], target)
+        if not mask.any():
+            raise ScanError(f"{layers.path}: no brain voxel is left on the grid; take smaller voxels")
     images, resampled = [], []
     for image, grid, before in zip(layers.images, layers.grids, layers.resampled, strict=True):
         interpolate = not same_grid(grid, target)
         values = resample(image, grid, target, order) if interpolate else image
         images.append(values if mask is None else np.where(mask, values, np.float32(0)))
         resampled.append(before or interpolate)
-    return Layers(tuple(images), (target,) * len(images), tuple(resampled), mask)
+    return Layers(layers.path, tuple(images), (target,) * len(images), tuple(resampled), mask)
 
 
 def _reoriented_with_mask(layers: Layers) -> Layers:
@@ -195,17 +193,22 @@ def _reoriented_with_mask(layers: Layers) -> Layers:
     return replace(turned, mask=copy_between(layers.mask, layers.grids[0], turned.grids[0]))
 
 
-def crop_or_pad(layers: Layers, step: study.CropOrPad, path: Path) -> Layers:
-    """To the step's shape around the grid's middle or the brain's; padded voxels are 0. All on one grid
-    before."""
-    grid = layers.grids[0]
-    start = centre_start(grid.shape, step.shape, layers.mask if step.centre == "brain" else None)
+def crop_or_pad(layers: Layers, step: study.CropOrPad) -> tuple[Layers, float]:
+    """To the step's shape, around the middle of the grid or of the brain; padded voxels are 0.
+
+    All contrasts are on one grid before. Also returns the share of the brain's voxels that was cut off.
+    """
+    grid, mask = layers.grids[0], layers.mask
+    start = centre_start(grid.shape, step.shape, mask if step.centre == "brain" else None)
     target = moved(grid, start, step.shape)
-    mask = None if layers.mask is None else copy_between(layers.mask, grid, target)
-    if mask is not None and not mask.any():
-        raise ScanError(f"{path}: no brain is left within {step.shape}; centre the crop on the brain or enlarge it")
     images = tuple(copy_between(image, grid, target) for image in layers.images)
-    return replace(layers, images=images, grids=(target,) * len(images), mask=mask)
+    layers = replace(layers, images=images, grids=(target,) * len(images))
+    if mask is None:
+        return layers, 0.0
+    kept = copy_between(mask, grid, target)
+    if not kept.any():
+        raise ScanError(f"{layers.path}: no brain is left within {step.shape} voxels; centre the crop on the brain")
+    return replace(layers, mask=kept), 1 - int(kept.sum()) / int(mask.sum())
 
 
 def scale(image: np.ndarray, mask: np.ndarray, rule: study.Scale, path: Path) -> tuple[np.ndarray, float]:
@@ -240,8 +243,7 @@ def _scaled(
 ) -> Prepared:
     """The last step, and what is known of the scan by then."""
     grid, mask = layers.grids[0], layers.mask
-    if mask is None or not mask.any():
-        raise ScanError(f"{paths[0]}: no brain voxel on the prepared grid; take smaller voxels or check the image")
+    assert mask is not None  # prepare() asks for the step
     scaled, rows = [], []
     for contrast, path, image, resampled in zip(contrasts, paths, layers.images, layers.resampled, strict=True):
         values, share_clipped = scale(image, mask, contrast.scale, path)
