@@ -129,6 +129,7 @@ _ALL = (
         _real("value", "null where undefined", nullable=True),
         *_INTERVAL,
         _whole("n", "scans used"),
+        _whole("resamples", "bootstrap resamples in which it is defined: the interval's", nullable=True),
     )),
     _table("attention_weights", "Weight of each image in a gated model.", (_MODEL, _FOLD, _SCAN, _CONTRAST), (
         _real("weight", "0-1; the weights of a scan sum to 1"),
@@ -163,11 +164,11 @@ _ALL = (
         _real("chance", "what relevance spread evenly over the brain would give", nullable=True),
     )),
     _table("correlations", "Correlations with their p-values.", (
-        _text("analysis", "which question"),
+        _text("analysis", "which question, or which method's masks"),
         _text("x", "first variable"),
         _text("y", "second variable"),
-        _text("stratum", "which scans: 'all' or a group"),
-        _text("statistic", "e.g. spearman_rho"),
+        _text("stratum", "which scans or which mask, e.g. 'combined top 10 %'"),
+        _text("statistic", "e.g. spearman"),
     ), (
         _real("value", "null where a variable is constant", nullable=True),
         *_INTERVAL,

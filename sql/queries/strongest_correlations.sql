@@ -1,7 +1,8 @@
 -- Which quantile mask correlates best with EDSS, after correction?
+-- `analysis` is the method that made the map, `stratum` the mask, `x` the image that was averaged inside it.
 SELECT
-    study, analysis, x, y, stratum, value AS rho, ci_low, ci_high, p_permutation, p_corrected, correction, n,
+    study, analysis, stratum, x, value AS rho, ci_low, ci_high, p_permutation, p_corrected, correction, n,
     p_corrected < 0.05 AS significant
 FROM correlations
-WHERE statistic = 'spearman_rho' AND y = 'edss' AND value IS NOT NULL
-ORDER BY study, p_corrected, abs(value) DESC, x
+WHERE starts_with(statistic, 'spearman') AND y = 'edss' AND value IS NOT NULL
+ORDER BY study, p_corrected, abs(value) DESC, analysis, stratum, x

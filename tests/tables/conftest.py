@@ -64,9 +64,7 @@ def _cohort(store: Store, study: str, target: str) -> None:
     people = pl.DataFrame(known).unique("participant_id", keep="first", maintain_order=True)
     store.write("participants", study, "all", people.select("participant_id", "age", "sex", "group", "edss"))
     store.write("scans", study, "all", pl.DataFrame([*known, failed], infer_schema_length=None))
-    rows = [
-        {"scan": s, "participant_id": person(s), "set": split_of(s)[0], "fold": split_of(s)[1]} for s in SCANS
-    ]
+    rows = [{"scan": s, "participant_id": person(s), "set": split_of(s)[0], "fold": split_of(s)[1]} for s in SCANS]
     store.write("splits", study, "all", pl.DataFrame(rows))
 
 
@@ -330,17 +328,12 @@ def fill(root: Path) -> Store:
         ],
     )
     _evidence(store, "disability", CONTRASTS)
-    rho = [
-        ("lrp/combined/top10/qT1", 0.6, 0.001),
-        ("lrp/combined/top20/qT1", 0.55, 0.004),
-        ("lrp/combined/top10/NDI", -0.7, 0.0005),
-        ("lrp/combined/top10/MWF", 0.1, 0.9),
-    ]
-    row = {"analysis": "mask_means", "y": "edss", "stratum": "all", "statistic": "spearman_rho", "n": 13}
+    rho = [(10, "qT1", 0.6, 0.001), (20, "qT1", 0.55, 0.004), (10, "NDI", -0.7, 0.0005), (10, "MWF", 0.1, 0.9)]
+    row = {"analysis": "lrp", "y": "edss", "statistic": "spearman", "n": 13, "correction": "max-statistic"}
     rows = [
-        {**row, "x": x, "value": r, "ci_low": r - 0.1, "ci_high": r + 0.1, "p": p, "p_permutation": p}
-        | {"p_corrected": min(1.0, 10 * p), "correction": "max-statistic"}
-        for x, r, p in rho
+        {**row, "x": image, "stratum": f"combined top {top} %", "value": r, "ci_low": r - 0.1, "ci_high": r + 0.1}
+        | {"p": p, "p_permutation": p, "p_corrected": min(1.0, 10 * p)}
+        for top, image, r, p in rho
     ]
     store.write("correlations", "disability", "all", pl.DataFrame(rows))
 

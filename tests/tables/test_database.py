@@ -188,9 +188,7 @@ def split(*rows: tuple[str, str, str, int | None]) -> pl.DataFrame:
 
 
 SPLIT = split(("sub-1", "sub-1", "train", 0), ("sub-2", "sub-2", "test", None))
-MAP = pl.DataFrame(
-    [{"method": "lrp", "fold": "1", "scan": "sub-1", "contrast": "T1w", "path": "x", "total": 1}]
-)
+MAP = pl.DataFrame([{"method": "lrp", "fold": "1", "scan": "sub-1", "contrast": "T1w", "path": "x", "total": 1}])
 MASK = pl.DataFrame(
     [{"method": "l", "scan": "sub-1", "contrast": "T1w", "top_percent": 10, "voxels": 1, "volume_mm3": 1}]
 )

@@ -77,12 +77,12 @@ def test_relevance_in_planted_region(database: Path) -> None:
 
 
 def test_strongest_correlations(database: Path) -> None:
-    rows = of(answer(database, "strongest_correlations"), "disability", "x", "rho", "significant")
-    assert rows == [
-        ("lrp/combined/top10/NDI", -0.7, True),
-        ("lrp/combined/top10/qT1", 0.6, True),
-        ("lrp/combined/top20/qT1", 0.55, True),
-        ("lrp/combined/top10/MWF", 0.1, False),
+    frame = answer(database, "strongest_correlations")
+    assert of(frame, "disability", "stratum", "x", "rho", "significant") == [
+        ("combined top 10 %", "NDI", -0.7, True),
+        ("combined top 10 %", "qT1", 0.6, True),
+        ("combined top 20 %", "qT1", 0.55, True),
+        ("combined top 10 %", "MWF", 0.1, False),
     ]
 
 
@@ -137,9 +137,7 @@ def test_time_per_stage(database: Path) -> None:
 
 
 def test_balance_of_sets(database: Path) -> None:
-    rows = of(
-        answer(database, "balance_of_sets"), "disability", "set", "fold", "scans", "people", "median_edss"
-    )
+    rows = of(answer(database, "balance_of_sets"), "disability", "set", "fold", "scans", "people", "median_edss")
     assert rows == [
         ("train", 0, 3, 3, 1.5),
         ("train", 1, 4, 3, 2.25),
@@ -176,9 +174,7 @@ def test_scan_overview_shows_every_scan_once(database: Path) -> None:
 
 
 def test_test_scores_prefer_the_ensemble_and_best_model_knows_the_direction(database: Path) -> None:
-    rows = run_query(
-        database, "SELECT model, fold FROM test_scores WHERE metric = 'auc' ORDER BY model"
-    ).rows()
+    rows = run_query(database, "SELECT model, fold FROM test_scores WHERE metric = 'auc' ORDER BY model").rows()
     assert rows == [(NET, "ensemble"), ("mean", "ensemble"), ("ridge", "ensemble")]
     best = run_query(database, "SELECT study, metric, model FROM best_model ORDER BY ALL").rows()
     assert best == [("brain_age", "mae", "ridge"), ("brain_age", "r2", "mrinet"), ("disability", "auc", NET)]
