@@ -128,6 +128,8 @@ def resample(
     -------
     ndarray, `target.shape`, float32 (the type of `array` with order 0)
     """
+    if array.shape != source.shape:
+        raise ValueError(f"an array of shape {array.shape} is not on a grid of shape {source.shape}")
     to_source = np.linalg.inv(source.affine) @ target.affine
     matrix, offset = to_source[:3, :3], to_source[:3, 3]
     values = array if order == 0 else np.asarray(array, dtype=np.float32)
