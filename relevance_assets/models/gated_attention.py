@@ -208,8 +208,7 @@ class GatedAttentionNet(nn.Module):
         """Embeddings m (B, C, K) of images (B, C, X, Y, Z)."""
         if images.ndim != 5 or images.shape[1] != self.contrasts:
             raise ValueError(
-                f"gated_attention: images must be (batch, {self.contrasts}, x, y, z), "
-                f"not {tuple(images.shape)}"
+                f"gated_attention: images must be (batch, {self.contrasts}, x, y, z), not {tuple(images.shape)}"
             )
         if self.head == "flatten" and tuple(images.shape[2:]) != self.shape:
             raise ValueError(
@@ -228,10 +227,13 @@ class GatedAttentionNet(nn.Module):
         """Attention weights (B, C), each row with sum 1, of images (B, C, X, Y, Z)."""
         return self.softmax(self.scores(self.embed(images)))
 
+    def classify(self, embeddings: Tensor, scores: Tensor, covariates: Tensor) -> Tensor:
+        """Logits (B,) of embeddings (B, C, K), scores (B, C) and covariates (B, P)."""
+        gates = self.softmax(scores).unsqueeze(-1).expand_as(embeddings)
+        combined = self.combine(self.weighted(embeddings, gates))
+        return self.classifier(torch.cat([combined, covariates], dim=1)).squeeze(-1)
+
     def forward(self, images: Tensor, covariates: Tensor) -> Tensor:
         """Logits (B,) of images (B, C, X, Y, Z) and covariates (B, P)."""
         embeddings = self.embed(images)
-        attention = self.softmax(self.scores(embeddings))
-        gates = attention.unsqueeze(-1).expand_as(embeddings)
-        combined = self.combine(self.weighted(embeddings, gates))
-        return self.classifier(torch.cat([combined, covariates], dim=1)).squeeze(-1)
+        return self.classify(embeddings, self.scores(embeddings), covariates)
