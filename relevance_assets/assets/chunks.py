@@ -53,13 +53,13 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
         deps=deps,
         partitions_def=partitions_of(workspace, stage),
         backfill_policy=dg.BackfillPolicy.multi_run(CHUNK) if stage.partition == "scan" else None,
-        group_name=f"{study.name}_{stage.group}",
+        group_name=study.name,
         kinds=set(stage.kinds),
         owners=study.owners,
         description=f"{stage.description}\n\nStudy: {study.title}.",
         code_version=stage.version,
         pool=stage.pool,
-        tags={"study": study.name},
+        tags={"study": study.name, "stage": stage.group},
         metadata={
             "dagster/column_schema": column_schema(main),
             "tables": ", ".join(stage.tables),
@@ -120,7 +120,13 @@ def _metadata(workspace: Workspace, stage: Stage, outcome: Outcome) -> dict[str,
     for name, value in outcome.metadata.items():
         if value is None:
             continue
-        metadata[name] = dg.MetadataValue.md(str(value)) if isinstance(value, Picture) else value
+        metadata[name] = (
+            dg.MetadataValue.md(str(value))
+            if isinstance(value, Picture)
+            else float(f"{value:.4g}")
+            if isinstance(value, float)
+            else value
+        )
     rows = workspace.read(stage.tables[0], outcome.item).height
     metadata["dagster/row_count"] = rows
     lineage = column_lineage(workspace.study.name, stage.tables[0])

@@ -41,33 +41,38 @@ def _correlations(workspace: Workspace) -> Stage:
             # A map of one contrast masks that contrast; the combined map masks every contrast.
             (pl.col("contrast") == pl.col("image")) | (pl.col("contrast") == COMBINED)
         )
+        # Two scans of a person are not exchangeable: the second analysis takes each person's first scan only.
+        first = values.unique("participant_id", keep="first", maintain_order=True)
+        analyses = [(method, who) for method in study.methods for who in ("all scans", "first scans")]
         settings = study.statistics
         frames = []
-        for number, method in enumerate(study.methods):
-            tick(number / len(study.methods), method)
-            wide = measures.filter(pl.col("method") == method).pivot(
-                ["image", "contrast", "top_percent"], index="scan", values="mean", separator="|"
-            )
-            joined = values.join(wide, on="scan", how="left", maintain_order="left")
-            names = [name for name in joined.columns if name not in values.columns]
+        for number, (method, who) in enumerate(analyses):
+            tick(number / len(analyses), f"{method}, {who}")
+            chosen = values if who == "all scans" else first
+            long = measures.filter(pl.col("method") == method)
+            masks = long.select("image", "contrast", "top_percent").unique().sort("image", "contrast", "top_percent")
+            wide = np.full((chosen.height, masks.height), np.nan)
+            rows = {scan: index for index, scan in enumerate(chosen["scan"])}
+            columns = {mask: index for index, mask in enumerate(masks.iter_rows())}
+            for scan, mean, *mask in long.select("scan", "mean", "image", "contrast", "top_percent").iter_rows():
+                if scan in rows and mean is not None:
+                    wide[rows[scan], columns[tuple(mask)]] = mean
             family = spearman_family(
-                joined.select(names).to_numpy().astype(np.float64),
-                joined[column].to_numpy().astype(np.float64),
-                names=names,
+                wide,
+                chosen[column].to_numpy(),
                 permutations=settings.permutations,
                 bootstrap=settings.bootstrap,
                 confidence=settings.confidence,
+                groups=chosen["participant_id"].to_list(),
                 seed=settings.seed,
             )
-            parts = family["name"].str.strip_chars('{}"').str.replace_all('"', "").str.split_exact("|", 2)
-            split = parts.struct.rename_fields(["image", "contrast", "top"]).struct.unnest()
             frames.append(
                 family.drop("name").with_columns(
-                    analysis=pl.lit(method),
-                    x=split["image"],
+                    analysis=pl.lit(f"{method}, {who}"),
+                    x=masks["image"],
                     y=pl.lit(column),
-                    stratum=split["contrast"] + " top " + split["top"] + " %",
-                    statistic=pl.lit("spearman"),
+                    stratum=masks["contrast"] + " top " + masks["top_percent"].cast(pl.String) + " %",
+                    statistic=pl.lit("spearman_rho"),
                 )
             )
         frame = pl.concat(frames)
@@ -99,6 +104,10 @@ def _correlations(workspace: Workspace) -> Stage:
 
 
 def _values(workspace: Workspace, column: str) -> pl.DataFrame:
-    """`scan` and the column, for scans that have masks, in order of the scan."""
+    """Scan, person and the column, for scans that have masks, in order of the scan."""
     scans = list(workspace.results("quantile_masks"))
-    return workspace.known_scans().filter(pl.col("scan").is_in(scans)).select("scan", pl.col(column).cast(pl.Float64))
+    return (
+        workspace.known_scans()
+        .filter(pl.col("scan").is_in(scans))
+        .select("scan", "participant_id", pl.col(column).cast(pl.Float64))
+    )

@@ -34,7 +34,7 @@ class SyntheticCohort(Settings):
 def synthetic_asset(settings: SyntheticCohort, home: Home) -> dg.AssetsDefinition:
     @dg.asset(
         name="synthetic_cohort",
-        group_name="shared",
+        group_name="synthetic",
         kinds={"bids", "nifti"},
         owners=["team:relevance"],
         code_version="1",
@@ -71,7 +71,7 @@ def database_is_current(home: Home) -> bool:
 def database_asset(home: Home, deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
     @dg.asset(
         name="results_database",
-        group_name="shared",
+        group_name="results",
         kinds={"duckdb", "sql"},
         owners=["team:relevance"],
         deps=deps,

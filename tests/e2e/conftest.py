@@ -1,0 +1,72 @@
+"""One small cohort, run once through Dagster, that the end-to-end tests look at."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relevance_assets.configuration import remember
+from relevance_assets.home import Home
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# 30 scans on a 9 mm grid, two epochs: everything happens, nothing is learnt.
+SMALL = {
+    "preparation.resample.voxel_size_mm": [9, 9, 9],
+    "preparation.crop_or_pad.shape": [16, 32, 16],
+    "training.epochs": 2,
+    "statistics.permutations": 199,
+    "statistics.bootstrap": 100,
+    "masks.top_percents": [20, 100],
+}
+
+
+def command(*words: str, home: Path) -> list[str]:
+    return [sys.executable, "-m", "relevance_assets", *words, "--home", str(home)]
+
+
+def run(*words: str, home: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1"}
+    done = subprocess.run(
+        command(*words, home=home), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def settle(home: Path, cohort: Path) -> Home:
+    """A home with the small study's settings and the cohort's scans."""
+    place = Home(home)
+    remember(place, "disability", SMALL | {"cohort.bids": str(cohort)})
+    return place
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from relevance_assets.cohort.synthetic import synthesise
+
+    out = tmp_path_factory.mktemp("cohort") / "bids"
+    synthesise(out, scans=30, voxel_size_mm=9.0, seed=3)
+    return out
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, cohort: Path) -> Home:
+    """The small study, run without disturbance."""
+    home = settle(tmp_path_factory.mktemp("finished") / "home", cohort)
+    run("run", "disability", home=home.root)
+    return home
+
+
+@pytest.fixture
+def copy_of_finished(tmp_path: Path, finished: Home, cohort: Path) -> Home:
+    """The finished home with a copy of the cohort, to be changed by the test."""
+    home = tmp_path / "home"
+    shutil.copytree(finished.root, home)
+    shutil.copytree(cohort, tmp_path / "bids")
+    return settle(home, tmp_path / "bids")
