@@ -14,7 +14,7 @@ from typing import Any
 
 from bids2table import index_dataset, parse_bids_entities
 
-from relevance_assets.home import SCAN_PATTERN
+from relevance_assets.home import SCAN_PATTERN, split_scan
 from relevance_assets.study import Contrast
 
 __all__ = ["DatasetError", "ScanFiles", "find_scan", "index_scans"]
@@ -65,12 +65,15 @@ def index_scans(bids: Path, contrasts: Sequence[Contrast]) -> dict[str, ScanFile
     DatasetError
         No such folder, nothing to index, or a label that is not made of letters and digits.
     """
+    _check_folder(bids)
     return _index(bids, contrasts, None)
 
 
 def find_scan(bids: Path, scan: str, contrasts: Sequence[Contrast]) -> ScanFiles:
     """One scan, as `index_scans` would find it, without reading the other people's folders."""
-    participant = scan.partition("_")[0]
+    participant, _ = split_scan(scan)
+    if not (bids / participant).is_dir():
+        raise DatasetError(f"{bids / participant}: no such folder, so there is no scan {scan}")
     scans = _index(bids, contrasts, participant)
     if scan not in scans:
         raise DatasetError(f"{bids}: no image of scan {scan}; known for {participant}: {', '.join(scans) or 'none'}")
@@ -78,7 +81,6 @@ def find_scan(bids: Path, scan: str, contrasts: Sequence[Contrast]) -> ScanFiles
 
 
 def _index(bids: Path, contrasts: Sequence[Contrast], participant: str | None) -> dict[str, ScanFiles]:
-    _check_folder(bids)
     table = index_dataset(bids, participant and [participant])
     if table.num_rows == 0 and participant is None:
         raise DatasetError(

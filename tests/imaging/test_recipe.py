@@ -19,6 +19,7 @@ from relevance_assets.imaging.volumes import ScanError
 
 Write = Callable[..., Path]
 Affine = Callable[..., np.ndarray]
+Steps = list[study.Step]
 REORIENT, MASK, SCALE = study.Reorient(), study.BrainMask(), study.ScaleStep()
 
 
@@ -35,7 +36,7 @@ def brain(shape: tuple[int, ...] = (7, 8, 9), seed: int = 0) -> np.ndarray:
 
 def layers(*arrays: np.ndarray, affine: np.ndarray | None = None) -> recipe.Layers:
     affine = np.eye(4) if affine is None else affine
-    grids = tuple(Grid(array.shape, affine) for array in arrays)  # type: ignore[arg-type]
+    grids = tuple(Grid(array.shape, affine) for array in arrays)
     return recipe.Layers(Path("sub-1_T1w.nii.gz"), arrays, grids, (False,) * len(arrays))
 
 
@@ -115,7 +116,7 @@ def test_without_resampling_the_way_back_is_exact(
 ) -> None:
     array = brain()
     affine = oblique((1.0, 2.0, 3.0), 7.0, codes)
-    steps = [REORIENT, MASK, *([study.CropOrPad(shape=shape)] if shape else []), SCALE]
+    steps: Steps = [REORIENT, MASK, *([study.CropOrPad(shape=shape)] if shape else []), SCALE]
     prepared = recipe.prepare([write(array, affine)], [contrast()], steps)
     assert prepared.images.dtype == np.float32
     assert not prepared.geometry.resampled
@@ -131,7 +132,7 @@ def test_without_resampling_the_way_back_is_exact(
 def test_a_voxel_size_that_is_there_already_means_no_interpolation(write: Write) -> None:
     array = brain()
     path = write(array, np.diag([-2.0, 2.0, 2.0005, 1.0]))
-    steps = [MASK, study.Resample(voxel_size_mm=(2, 2, 2)), SCALE]
+    steps: Steps = [MASK, study.Resample(voxel_size_mm=(2, 2, 2)), SCALE]
     prepared = recipe.prepare([path], [contrast()], steps)
     assert prepared.quality[0]["resampled"] is False
     assert prepared.quality[0]["orientation"] == "RAS"
@@ -158,7 +159,7 @@ def test_a_ramp_in_world_coordinates_survives_resampling(write: Write, oblique: 
     index = np.stack([*np.indices((24, 24, 8)), np.ones((24, 24, 8))])
     world = np.einsum("ij,jxyz->ixyz", affine, index)
     path = write((0.5 + 0.004 * (world[0] + 2 * world[1] - world[2])).astype(np.float32), affine)
-    steps = [REORIENT, MASK, study.Resample(voxel_size_mm=(2, 2, 2)), SCALE]
+    steps: Steps = [REORIENT, MASK, study.Resample(voxel_size_mm=(2, 2, 2)), SCALE]
     prepared = recipe.prepare([path], [contrast()], steps)
     assert prepared.quality[0]["orientation"] == "RAS"
     inside = 0
@@ -175,7 +176,7 @@ def test_a_ramp_in_world_coordinates_survives_resampling(write: Write, oblique: 
 def test_background_is_exactly_zero_and_values_are_in_range(write: Write) -> None:
     path = write(brain((20, 20, 20)), np.diag([1.0, 1.0, 1.0, 1.0]))
     for interpolation in ("nearest", "linear", "cubic"):
-        steps = [
+        steps: Steps = [
             MASK,
             study.Resample(voxel_size_mm=(1.7, 1.7, 1.7), interpolation=interpolation),
             study.CropOrPad(shape=(16, 10, 12)),
@@ -216,7 +217,7 @@ def test_steps_and_files_must_fit(write: Write) -> None:
 
 def test_preparing_twice_gives_the_same_bits(write: Write) -> None:
     path = write(brain((12, 12, 12)), np.eye(4))
-    steps = [REORIENT, MASK, study.Resample(voxel_size_mm=(2, 2, 2)), SCALE]
+    steps: Steps = [REORIENT, MASK, study.Resample(voxel_size_mm=(2, 2, 2)), SCALE]
     first, second = (recipe.prepare([path], [contrast()], steps) for _ in range(2))
     assert first.images.tobytes() == second.images.tobytes()
     assert first.quality == second.quality
@@ -239,7 +240,7 @@ def test_quality_in_the_image_s_own_unit(write: Write) -> None:
 # --------------------------------------------------------------------------------------------------- real scans
 def test_a_real_scan_to_4_mm_and_back(data: Path) -> None:
     path = sorted((data / "oasis1").glob("sub-*/ses-1/anat/*_T1w.nii.gz"))[0]
-    steps = [REORIENT, MASK, study.Resample(voxel_size_mm=(4, 4, 4)), SCALE]
+    steps: Steps = [REORIENT, MASK, study.Resample(voxel_size_mm=(4, 4, 4)), SCALE]
     start = time.perf_counter()
     prepared = recipe.prepare([path], [contrast(rule="percentile")], steps)
     assert time.perf_counter() - start < 2
@@ -260,12 +261,13 @@ def test_real_oblique_labels_meet_their_image(data: Path) -> None:
     truth = nib.load(label).get_fdata()
     assert (on_native > 0).sum() == (truth > 0).sum()
     np.testing.assert_array_equal(to_native(on_native, native.geometry), truth)
-    steps = [REORIENT, MASK, study.Resample(voxel_size_mm=(2, 2, 2)), SCALE]
+    # image and label by the same interpolation: linear would mix the ventricles with the slices above and below
+    steps: Steps = [REORIENT, MASK, study.Resample(voxel_size_mm=(2, 2, 2), interpolation="nearest"), SCALE]
     prepared = recipe.prepare([path], [contrast(rule="percentile")], steps)
     moved = to_prepared_labels(label, prepared.geometry)
     voxel_mm3 = float(np.prod(nib.load(label).header.get_zooms()))
     assert (moved > 0).sum() * 8 == pytest.approx((truth > 0).sum() * voxel_mm3, rel=0.05)  # by nearest neighbour
     ventricles = prepared.images[0][moved > 0].mean()  # dark in FLAIR, in both grids alike
-    assert ventricles == pytest.approx(native.images[0][on_native > 0].mean(), rel=0.1)
+    assert ventricles == pytest.approx(native.images[0][on_native > 0].mean(), rel=0.03)
     read = Geometry.from_dict(json.loads(json.dumps(prepared.geometry.to_dict())))
     np.testing.assert_array_equal(to_prepared_labels(label, read), moved)
