@@ -88,7 +88,8 @@ def spearman_family(
         for column, drawn in zip(columns, draws_of_pattern, strict=True):
             if np.isfinite(rho[column]):
                 intervals[column] = percentile_interval(drawn, confidence)[:2]
-    rho = np.where(n >= 3, np.clip(rho, -1, 1), np.nan)
+    rho = np.where(n >= 3, rho, np.nan)
+    rho = np.where(np.abs(rho) > 1 - _TIE, np.sign(rho), rho)
     single, family = _permute(x, y, patterns, rho, permutations, np.random.default_rng(draws[1]))
     known = np.isfinite(rho)
     if correction == "fdr" and known.any():

@@ -50,6 +50,8 @@ def weighted_midranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     (resamples, n): the rank, from 1 to the resample's size, of each row's copies; of a row that is not in the
     resample a number without meaning.
     """
+    if not len(values):
+        return np.zeros(weights.shape)
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))

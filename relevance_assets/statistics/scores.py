@@ -68,10 +68,8 @@ def score(
     weights = draw_weights(participants, n, bootstrap, np.random.default_rng(seed))
     # The data as they are come first: every row once.
     weights = np.concatenate([np.ones((1, n)), weights])
-    if kind == "binary":
-        values = _binary(target, output, threshold, weights)
-    else:
-        values = _regression(target, output, weights)
+    is_binary = kind == "binary"
+    values = _binary(target, output, threshold, weights) if is_binary else _regression(target, output, weights)
     rows = []
     for metric in METRICS[kind]:
         value = values[metric][0]
