@@ -61,9 +61,7 @@ def publish(tables: Path, database: Path, sql: Path) -> dict[str, int]:
     database.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(database)
     with _temporary(database) as temporary, duckdb.connect() as connection:
-        connection.execute(
-            f"ATTACH {_quoted(str(temporary))} AS published (STORAGE_VERSION '{_STORAGE_VERSION}')"
-        )
+        connection.execute(f"ATTACH {_quoted(str(temporary))} AS published (STORAGE_VERSION '{_STORAGE_VERSION}')")
         connection.execute("USE published")
         connection.execute("BEGIN")  # one transaction: a thousand small ones would each wait for the disk
         counts = {name: _load(connection, table, store) for name, table in TABLES.items()}
@@ -100,9 +98,7 @@ def _load(connection: duckdb.DuckDBPyConnection, table: Table, store: Store) -> 
     connection.execute(f'CREATE TABLE "{table.name}" ({", ".join(columns)}, PRIMARY KEY ({key}))')
     connection.execute(f'COMMENT ON TABLE "{table.name}" IS {_quoted(table.description)}')
     for column in table.columns:
-        connection.execute(
-            f'COMMENT ON COLUMN "{table.name}"."{column.name}" IS {_quoted(column.description)}'
-        )
+        connection.execute(f'COMMENT ON COLUMN "{table.name}"."{column.name}" IS {_quoted(column.description)}')
     expected = 0
     for study in store.studies():
         frame, rows = _read_settled(connection, table, store, study)
@@ -161,9 +157,7 @@ def _check_finite(table: Table, frame: pl.DataFrame) -> None:
             bad = frame.filter(~pl.col(column.name).is_finite())
             if bad.height:
                 where = ", ".join(f"{name}={bad[name][0]}" for name in table.key)
-                raise PublishError(
-                    f"table {table.name}, column {column.name}: {bad[column.name][0]} at {where}"
-                )
+                raise PublishError(f"table {table.name}, column {column.name}: {bad[column.name][0]} at {where}")
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
@@ -198,9 +192,7 @@ def _run_checks(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
             raise PublishError(f"check {file}: {_line(error)}") from error
         if found.height:
             first = ", ".join(f"{name}={value}" for name, value in found.row(0, named=True).items())
-            raise PublishError(
-                f"check {file.name} ({leading_comment(text)}) found {found.height} rows, first: {first}"
-            )
+            raise PublishError(f"check {file.name} ({leading_comment(text)}) found {found.height} rows, first: {first}")
 
 
 def _one_select(file: Path, text: str) -> str:

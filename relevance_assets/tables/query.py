@@ -48,13 +48,9 @@ def run_query(database: Path, query: str | Path) -> pl.DataFrame:
         raise QueryError(f"{where}: one statement at a time, here are {len(statements)}")
     if statements[0].type not in _READS:
         kind = statements[0].type.name
-        raise QueryError(
-            f"{where}: {kind} is not a question; only SELECT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
-        )
+        raise QueryError(f"{where}: {kind} is not a question; only SELECT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN")
     try:
-        connection = duckdb.connect(
-            str(database), read_only=True, config={"autoinstall_known_extensions": "false"}
-        )
+        connection = duckdb.connect(str(database), read_only=True, config={"autoinstall_known_extensions": "false"})
     except duckdb.Error as error:
         raise QueryError(_cannot_open(database, error)) from error
     with connection:

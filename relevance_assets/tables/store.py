@@ -82,9 +82,7 @@ class Store:
 
     def clean(self, older_than_s: float = 3600.0) -> int:
         """Remove temporary files that killed writers left behind, if older than this; return how many."""
-        stale = [
-            p for p in self.root.glob("*/*/.*.parquet") if p.stat().st_mtime < time.time() - older_than_s
-        ]
+        stale = [p for p in self.root.glob("*/*/.*.parquet") if p.stat().st_mtime < time.time() - older_than_s]
         for path in stale:
             path.unlink(missing_ok=True)
         return len(stale)

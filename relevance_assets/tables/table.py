@@ -92,9 +92,7 @@ class Table:
             series = frame[column.name]
             if not column.nullable and series.null_count():
                 where = _row(frame.filter(series.is_null()), self.key)
-                raise TableError(
-                    f"table {self.name}, column {column.name}: null at {where}; it needs a value"
-                )
+                raise TableError(f"table {self.name}, column {column.name}: null at {where}; it needs a value")
         doubled = frame.filter(frame.select(pl.struct(self.key).is_duplicated()).to_series())
         if doubled.height:
             raise TableError(
