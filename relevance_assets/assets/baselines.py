@@ -34,7 +34,7 @@ def baseline_predictions(workspace: Workspace) -> pl.DataFrame:
     ).astype(np.float32)
     kind = study.cohort.target.kind
     frames = []
-    for (fold,), rows in own.group_by("fold", maintain_order=True):
+    for _, rows in own.group_by("fold", maintain_order=True):
         at = [place[scan] for scan in rows["scan"]]
         learn = [place[scan] for scan in rows.filter(pl.col("set") == "train")["scan"]]
         targets = data.targets[learn].astype(np.float64)

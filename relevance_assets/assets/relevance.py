@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["relevance_stages"]
 
 ENSEMBLE = "ensemble"
+WHOLE = "all"  # the row that accounts for a whole explanation: every contrast and the covariates
 
 
 def relevance_stages(workspace: Workspace) -> list[Stage]:
@@ -70,52 +71,50 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         import numpy as np
 
         from relevance_assets.assets.metadata import overlay_mosaic
+        from relevance_assets.imaging.recipe import to_native
         from relevance_assets.imaging.volumes import load_volume, save_volume
-        from relevance_assets.relevance.maps import summary
+        from relevance_assets.relevance.maps import account, mean_explanation, summary
 
         sample = samples(workspace, [scan])
         images = np.stack([load_volume(path)[0] for path in sample.images[0]])
         brain, affine = load_volume(workspace.mask_path(scan))
         geometry = _geometry(workspace, scan)
+        inside = brain > 0
+        folds = models_for(workspace, scan)
         rows, hashes, shown = [], [], {}
         for method in study.methods:
-            folds = models_for(workspace, scan)
             explained = {fold: explainer(method, fold)(images, sample.covariates[0]) for fold in folds}
-            mean = np.mean([explanation.maps for explanation in explained.values()], axis=0)
-            named = _with_combined(workspace, mean, images)
-            final = folds[0] if len(folds) == 1 else ENSEMBLE
-            paths = {}
+            if len(folds) > 1:
+                explained[ENSEMBLE] = mean_explanation(list(explained.values()))
+            for fold, explanation in explained.items():
+                key = {"method": method, "fold": fold, "scan": scan}
+                rows.append(key | {"contrast": WHOLE} | account(explanation))
+                for index, (name, values) in enumerate(_with_combined(workspace, explanation.maps, images).items()):
+                    row = key | {"contrast": name} | summary(values, inside)
+                    if len(explanation.start) == len(explanation.maps) and name != COMBINED:
+                        row |= account(explanation, index)
+                    rows.append(row)
+            final = explained.get(ENSEMBLE, explained[folds[0]])
+            named = _with_combined(workspace, final.maps, images)
             for name, values in named.items():
                 path = workspace.map_path(scan, method, name)
                 native = workspace.map_path(scan, method, name, native=True)
                 save_volume(path, values, affine)
-                save_volume(native, geometry_to_native(values, geometry), np.asarray(geometry.native_affine))
+                save_volume(native, to_native(values, geometry), np.asarray(geometry.native.affine))
                 _write_sidecars(workspace, scan, method, name, folds)
                 hashes.append(sha256(path))
-                paths[name] = {"path": workspace.relative(path), "native_path": workspace.relative(native)}
-            for fold, explanation in explained.items():
-                each_named = _with_combined(workspace, explanation.maps, images)
-                for index, (name, values) in enumerate(each_named.items()):
-                    start = explanation.start_of(index) if name != COMBINED else None
-                    row = summary(values, brain > 0, start=start)
-                    files = paths[name] if fold == final else {"path": None, "native_path": None}
-                    rows.append({"method": method, "fold": fold, "scan": scan, "contrast": name} | files | row)
-            if final == ENSEMBLE:
-                for index, (name, values) in enumerate(named.items()):
-                    starts = [explanation.start_of(index) for explanation in explained.values()]
-                    start = None if name == COMBINED or None in starts else float(np.mean(starts))
-                    row = summary(values, brain > 0, start=start)
-                    rows.append({"method": method, "fold": final, "scan": scan, "contrast": name} | paths[name] | row)
+                place = {"path": workspace.relative(path), "native_path": workspace.relative(native)}
+                kept = ENSEMBLE if len(folds) > 1 else folds[0]
+                next(r for r in rows if (r["method"], r["fold"], r["contrast"]) == (method, kept, name)).update(place)
             shown = shown or named
         frame = pl.DataFrame(rows, infer_schema_length=None)
-        kept = frame.filter(pl.col("path").is_not_null())
         return Done(
             tables={"relevance_maps": frame},
             result=fingerprint(sorted(hashes)),
             metadata={
-                "models": ", ".join(f"fold {fold}" for fold in models_for(workspace, scan)),
-                "largest_unexplained": _largest(kept["unexplained"]),
-                "largest_share_outside_brain": _largest(kept["share_outside_brain"]),
+                "models": ", ".join(f"fold {fold}" for fold in folds),
+                "largest_unexplained": _largest(frame["unexplained"]),
+                "largest_share_outside_brain": _largest(frame["share_outside_brain"]),
                 "preview": overlay_mosaic(images[0], np.stack(list(shown.values())), list(shown)),
             },
         )
@@ -144,12 +143,6 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         group="relevance",
         pool="gpu",
     )
-
-
-def geometry_to_native(values: np.ndarray, geometry: Any) -> np.ndarray:
-    from relevance_assets.imaging.recipe import to_native
-
-    return to_native(values, geometry)
 
 
 def _geometry(workspace: Workspace, scan: str) -> Any:

@@ -53,7 +53,7 @@ def score_table(workspace: Workspace, predictions: pl.DataFrame) -> pl.DataFrame
                 confidence=study.statistics.confidence,
                 seed=study.statistics.seed,
             )
-            scored.append(measured.drop("resamples").with_columns(set=pl.lit(name), fold=pl.lit(fold)))
+            scored.append(measured.with_columns(set=pl.lit(name), fold=pl.lit(fold)))
         table = pl.concat(scored).with_columns(model=pl.lit(model))
         mean = (
             table.filter(pl.col("fold") != ENSEMBLE)

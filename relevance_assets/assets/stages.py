@@ -223,14 +223,10 @@ def _run_item(workspace: Workspace, stage: Stage, make: Work, item: str, run_id:
         for path in stage.outputs(item):
             path.unlink(missing_ok=True)
         expected = isinstance(error, ValueError | OSError)
-        log.log(
-            logging.WARNING if expected else logging.ERROR,
-            "%s %s: %s",
-            stage.name,
-            item,
-            error,
-            exc_info=not expected,
-        )
+        if expected:
+            log.info("%s %s: %s", stage.name, item, error)
+        else:
+            log.exception("%s %s", stage.name, item)
         text = " ".join(str(error).split()) or type(error).__name__
         record |= {"outcome": "failed", "reason": text if expected else f"{type(error).__name__}: {text}"}
         if not isinstance(error, ValueError) or isinstance(error, NotReady):

@@ -5,12 +5,15 @@ Belongs here: functions of maps. Does not belong here: how maps come about, mask
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from relevance_assets.relevance.engine import Explanation
 
-__all__ = ["combined_map", "path_starts", "summary"]
+__all__ = ["account", "combined_map", "mean_explanation", "summary"]
 
 Array = NDArray[np.floating]
 
@@ -33,35 +36,19 @@ def combined_map(maps: Array, images: Array) -> NDArray[np.float64]:
     return np.einsum("cxyz,cxyz->xyz", maps.astype(np.float64), images.astype(np.float64))
 
 
-def path_starts(explanation: Explanation) -> tuple[float | None, ...]:
-    """Relevance put into each contrast's own path, (C,).
-
-    Attention weights; for one contrast and start = output, f(x) less what the covariates hold; None where
-    several contrasts share one start.
-    """
-    contrasts = len(explanation.maps)
-    if contrasts == len(explanation.start) == 1:
-        return (float(explanation.start[0] - explanation.covariates.sum()),)
-    if contrasts == len(explanation.start):
-        return tuple(float(value) for value in explanation.start)
-    return (None,) * contrasts
-
-
-def summary(relevance: Array, brain: NDArray[np.bool_], start: float | None = None) -> dict[str, float | None]:
-    """What table `relevance_maps` says of one map.
+def summary(relevance: Array, brain: NDArray[np.bool_]) -> dict[str, float | None]:
+    """What table `relevance_maps` says of one map beside its account.
 
     Parameters
     ----------
     relevance, brain : (X, Y, Z)
         One map and the brain's voxels.
-    start
-        Relevance put into it; None for a map that has no start of its own, as the combined map.
 
     Returns
     -------
     dict
-        `start`; `total`, the map's sum; `unexplained`, start - total; `share_outside_brain`, of the positive
-        relevance; `share_positive`, of the absolute relevance. None where undefined.
+        `total`, the map's sum; `share_outside_brain`, of the positive relevance; `share_positive`, of the absolute
+        relevance. Shares are None where there is nothing to share.
 
     Raises
     ------
@@ -74,11 +61,57 @@ def summary(relevance: Array, brain: NDArray[np.bool_], start: float | None = No
         raise ValueError("relevance map holds NaN or infinite values")
     relevance = relevance.astype(np.float64)
     positive = np.clip(relevance, 0, None)
-    gained, size, total = float(positive.sum()), float(np.abs(relevance).sum()), float(relevance.sum())
+    gained, size = float(positive.sum()), float(np.abs(relevance).sum())
     return {
-        "start": start,
-        "total": total,
-        "unexplained": None if start is None else start - total,
+        "total": float(relevance.sum()),
         "share_outside_brain": float(positive[~brain].sum()) / gained if gained else None,
         "share_positive": gained / size if size else None,
     }
+
+
+def account(explanation: Explanation, index: int | None = None) -> dict[str, float]:
+    """What went in, what came out, what rules are known to have lost, and what nobody accounts for.
+
+    Parameters
+    ----------
+    explanation
+        Of one scan.
+    index
+        The contrast, where each has its own start (attention); None for the whole explanation.
+
+    Returns
+    -------
+    dict
+        `start`; `total`, over voxels (and covariates, for the whole); `difference` = start - total; `lost`, the
+        itemised part of it; `unexplained` = difference - lost, zero to rounding.
+    """
+    if index is None:
+        start, lost = float(explanation.start.sum()), float(explanation.lost.sum())
+        total = float(explanation.maps.sum() + explanation.covariates.sum())
+    else:
+        start, lost = float(explanation.start[index]), float(explanation.lost[index])
+        total = float(explanation.maps[index].sum())
+    difference = start - total
+    return {
+        "start": start,
+        "total": total,
+        "difference": difference,
+        "lost": lost,
+        "unexplained": difference - lost,
+    }
+
+
+def mean_explanation(explanations: Sequence[Explanation]) -> Explanation:
+    """The mean over models of one scan's explanations; the account holds for it as for each."""
+    first = explanations[0]
+    return replace(
+        first,
+        maps=np.mean([e.maps for e in explanations], axis=0),
+        start=np.mean([e.start for e in explanations], axis=0),
+        covariates=np.mean([e.covariates for e in explanations], axis=0),
+        output=float(np.mean([e.output for e in explanations])),
+        attention=None if first.attention is None else np.mean([e.attention for e in explanations], axis=0),
+        lost=np.mean([e.lost for e in explanations], axis=0),
+        leaks={},
+        clamped={},
+    )

@@ -139,7 +139,10 @@ _ALL = (
         _text("native_path", f"map on the raw image's grid, {_PATH}", nullable=True),
         _real("start", "relevance put in", nullable=True),
         _real("total", "sum over the map's voxels"),
-        _real("unexplained", "start minus total: taken by biases, stabilisers, covariates", nullable=True),
+        _real("difference", "start minus total", nullable=True),
+        _real("lost", "part of the difference that rules are known to have lost: to biases, to stabilisers, on units "
+              "without contributions", nullable=True),
+        _real("unexplained", "difference minus lost: zero to rounding, or the map is wrong", nullable=True),
         _real("share_outside_brain", "share of positive relevance outside the brain", nullable=True),
         _real("share_positive", "positive relevance / sum of absolute relevance", nullable=True),
     )),

@@ -99,7 +99,8 @@ def test_unexplained_maps(database: Path) -> None:
     frame = answer(database, "unexplained_maps")
     assert frame.height == 20
     assert set(frame["scan"][:4]) == {"sub-03_ses-1"}
-    assert frame["share_unexplained"].to_list() == pytest.approx([0.02] * 4 + [1e-4] * 16)
+    assert frame["share_lost"].to_list() == pytest.approx([0.02] * 4 + [1e-4] * 16)
+    assert frame["share_unexplained"].to_list() == pytest.approx([0.004] * 4 + [2e-5] * 16)
     assert "combined" not in frame["contrast"].to_list()
 
 
@@ -185,8 +186,9 @@ def test_relevance_overview(database: Path) -> None:
         database, "FROM relevance_overview WHERE study = 'disability' AND contrast = 'qT1'"
     ).row(0, named=True)  # fmt: skip
     assert row["maps"] == 13
-    assert row["greatest_share_unexplained"] == pytest.approx(0.02)
-    assert row["median_share_unexplained"] == pytest.approx(1e-4)
+    assert row["greatest_share_lost"] == pytest.approx(0.02)
+    assert row["median_share_lost"] == pytest.approx(1e-4)
+    assert row["greatest_share_unexplained"] == pytest.approx(0.004)
 
 
 # ------------------------------------------------------------------------------------------------- run_query
