@@ -12,14 +12,20 @@ so weights become W_oi c_i and biases b_o + sum_i W_oi d_i (Binder et al.). A ch
 constant ReLU(beta): it goes into the bias, and its weights become 0. A batch norm that has no linear layer to
 its right (the first, before a maximum pool) goes into the convolution on its left. Folded batch norms are
 replaced by `nn.Identity`, so their eps plays no further part.
+
+Where every ReLU before a convolution is off, its output is exactly its own bias; the folded form gives that
+bias plus rounding, and a rule that divides by the next layer's contributions would hand relevance out by that
+rounding. So a folded convolution's output is computed from the unfolded layers; only rules see the folded form.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from zennit.canonizers import Canonizer
 
 __all__ = ["CanonizationError", "FoldBatchNorm", "ThresholdReLU"]
@@ -81,6 +87,7 @@ class FoldBatchNorm(Canonizer):
     def __init__(self) -> None:
         self.replaced: list[tuple[nn.Module, str, nn.Module | None]] = []
         self.rewritten: list[tuple[Any, nn.Parameter, nn.Parameter | None]] = []
+        self.handles: list[RemovableHandle] = []
 
     def apply(self, root_module: nn.Module) -> list[Canonizer]:
         """Fold; a list of one canonizer whose `remove` undoes it."""
@@ -107,6 +114,9 @@ class FoldBatchNorm(Canonizer):
 
     def remove(self) -> None:
         """Put modules and parameters back, the last change first."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
         for module, weight, bias in reversed(self.rewritten):
             module.weight, module.bias = weight, bias
         for parent, key, module in reversed(self.replaced):
@@ -161,6 +171,9 @@ class FoldBatchNorm(Canonizer):
         folded = (c != 0) & torch.isfinite(threshold)
         constant = torch.relu(d)  # where c = 0
         weight, bias = right.weight.detach(), right.bias
+        if isinstance(right, CONVOLUTIONS):
+            unfolded = _unfolded(weight, bias, torch.where(folded, c, 0.0), torch.where(folded, d, constant), threshold)
+            self.handles.append(right.register_forward_hook(unfolded))
         scale = _per_weight(torch.where(folded, c, 0.0), right)
         shift = _per_weight(torch.where(folded, d, constant), right)
         moved = (weight * shift).flatten(1).sum(1)
@@ -177,6 +190,22 @@ def _linear_right(following: list[nn.Module]) -> nn.Module | None:
         if not isinstance(module, BETWEEN) or padding not in (0, (0,) * 3, (0,) * 2, (0,)):
             return None
     return None
+
+
+def _unfolded(
+    weight: Tensor, bias: Tensor | None, c: Tensor, d: Tensor, threshold: Tensor
+) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
+    """A forward hook: the convolution of ReLU(c x + d), with the gradient of the folded one of T(x)."""
+
+    def hook(convolution: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        held = inputs[0].detach()
+        shape = (1, -1) + (1,) * (held.ndim - 2)
+        values = held * c.view(shape) + d.view(shape)
+        values = torch.where(held == threshold.view(shape), 0.0, values)
+        exact = convolution._conv_forward(values, weight, bias)
+        return output + (exact - output).detach()
+
+    return hook
 
 
 def _per_weight(values: Tensor, linear: Any) -> Tensor:

@@ -104,13 +104,14 @@ def account(explanation: Explanation, index: int | None = None) -> dict[str, flo
 def mean_explanation(explanations: Sequence[Explanation]) -> Explanation:
     """The mean over models of one scan's explanations; the account holds for it as for each."""
     first = explanations[0]
+    weights = [e.attention for e in explanations if e.attention is not None]
     return replace(
         first,
         maps=np.mean([e.maps for e in explanations], axis=0),
         start=np.mean([e.start for e in explanations], axis=0),
         covariates=np.mean([e.covariates for e in explanations], axis=0),
         output=float(np.mean([e.output for e in explanations])),
-        attention=None if first.attention is None else np.mean([e.attention for e in explanations], axis=0),
+        attention=np.mean(weights, axis=0) if weights else None,
         lost=np.mean([e.lost for e in explanations], axis=0),
         leaks={},
         clamped={},
