@@ -26,7 +26,7 @@ def attributes() -> dict:
 def test_shipped_studies_are_valid(tmp_path: Path) -> None:
     studies = load_studies(Home(tmp_path))
     assert set(studies) >= {"disability", "brain_age"}
-    assert studies["disability"].shape == (32, 48, 32)
+    assert studies["disability"].shape == (28, 34, 30)
 
 
 @pytest.mark.parametrize(
