@@ -172,12 +172,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(sets: tuple[Samples, Samples], t
 
 
 def test_a_stopped_run_keeps_batch_statistics_and_the_balanced_order(make_samples: MakeSamples, tmp_path: Path) -> None:
-    sizes: dict[str, Any] = {"kind": "binary", "shape": (15, 15, 15), "contrasts": 2}
+    sizes: dict[str, Any] = {"kind": "binary", "shape": (8, 8, 8), "contrasts": 2}
     sets = make_samples(6, **sizes), make_samples(4, first=6, **sizes)
     training = Training(
         epochs=3, batch_size=3, monitor="auc", balanced_sampler=True, augmentation=Augmentation(rotate90=True)
     )
-    more: dict[str, Any] = {"model": Model(name="gated_attention"), "target": SEVERE}
+    more: dict[str, Any] = {
+        "model": Model(name="gated_attention", options={"blocks": [1, 1], "init_features": 4}),
+        "target": SEVERE,
+    }
     undisturbed = run(tmp_path / "a", *sets, training, **more)
     with pytest.raises(Stopped):
         run(tmp_path / "b", *sets, training, progress=stop_after(2), **more)
