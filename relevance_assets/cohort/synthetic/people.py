@@ -3,9 +3,10 @@
 Belongs here: every draw that is one number per person or per scan, and the random streams. Does not
 belong here: images, and the places of lesions.
 
-Group, EDSS and the number of sessions are drawn from Weyl sequences (fractional parts of multiples of
-different irrational numbers), so that their shares hold in small cohorts too; all else is drawn at random
-and independently, so that nothing but the planted effect (and `ms_type`) goes with EDSS.
+Group, EDSS, the number of sessions and the decoy's severity are drawn from Weyl sequences (fractional parts
+of multiples of different irrational numbers): their shares hold in small cohorts too, and the decoy is
+balanced against EDSS. All else is drawn at random and independently, so that nothing but the planted effect
+(and `ms_type`) goes with EDSS.
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ def severity(edss: float | None) -> float:
 
 def draw_person(seed: int, subject: int) -> Person:
     """The person with this number (1, 2, ...), the same in any cohort of this seed."""
-    starts = stream(seed, 0, Stream.COHORT).random(3)
-    weyl = [(start + subject * math.sqrt(prime)) % 1.0 for start, prime in zip(starts, (2, 3, 5), strict=True)]
+    starts = stream(seed, 0, Stream.COHORT).random(4)
+    weyl = [(start + subject * math.sqrt(prime)) % 1.0 for start, prime in zip(starts, (2, 3, 5, 7), strict=True)]
     # Share of people, so that the share of scans comes out although people with MS have more of them.
     ms_share = MS_SHARE_OF_SCANS / (1 + SECOND_SESSION_SHARE * (1 - MS_SHARE_OF_SCANS))
     ms = weyl[0] < ms_share
@@ -108,7 +109,7 @@ def draw_person(seed: int, subject: int) -> Person:
     edss = _edss(weyl[1])
     progressive = rng.random() < 1 / (1 + math.exp(-(edss - 4.5) / 0.9))
     rises = rng.random() < EDSS_RISES_BY_VISIT_2
-    decoy = max(0.0, severity(_edss(rng.random())) + SEVERITY_SCATTER * rng.standard_normal())
+    decoy = max(0.0, severity(_edss(weyl[3])) + SEVERITY_SCATTER * rng.standard_normal())
     scatter = SEVERITY_SCATTER * rng.standard_normal()
     # A few per cent between people; diffuse damage of normal-appearing tissue in MS on top of it, unrelated
     # to EDSS. MWF of normal-appearing white matter is 16 % lower in Laule et al. 2004; ours is half of it.
