@@ -140,9 +140,9 @@ def _run(home: Home, study: str, *, synthetic: bool) -> None:
 @app.command()
 def demo(
     home: HomeOption = None,
-    scans: Annotated[int, typer.Option(help="Synthetic scans.")] = 150,
-    effect: Annotated[float, typer.Option(help="Size of the planted effect; 0 plants none.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the cohort.")] = 0,
+    scans: Annotated[int | None, typer.Option(help="Synthetic scans. Default: 272.")] = None,
+    effect: Annotated[float | None, typer.Option(help="Size of the planted effect, 0 for none. Default: 1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the cohort. Default: 0.")] = None,
 ) -> None:
     """The main job on the synthetic MS cohort: scans → models → relevance maps → statistics → results.duckdb.
 
@@ -153,7 +153,8 @@ def demo(
     from relevance_assets.report.terminal import study_summary
 
     place = _home(home)
-    remember(place, "synthetic_cohort", {"scans": scans, "effect": effect, "seed": seed})
+    given = {"scans": scans, "effect": effect, "seed": seed}
+    remember(place, "synthetic_cohort", {name: value for name, value in given.items() if value is not None})
     _run(place, "disability", synthetic=True)
     for part in study_summary(place, "disability"):
         console.print(part)
@@ -162,7 +163,7 @@ def demo(
 @app.command()
 def synthesise(
     out: Annotated[Path, typer.Argument(help="Folder of the BIDS dataset to make, or to go on with.")],
-    scans: Annotated[int, typer.Option(help="How many scans (sessions) in all.")] = 150,
+    scans: Annotated[int, typer.Option(help="How many scans (sessions) in all.")] = 272,
     voxel_size_mm: Annotated[float, typer.Option(help="Isotropic voxel size, mm.")] = 6.0,
     seed: Annotated[int, typer.Option(help="One seed gives one dataset, bit for bit.")] = 0,
     effect: Annotated[float, typer.Option(help="Size of the planted effect of EDSS; 0 plants none.")] = 1.0,
@@ -292,7 +293,7 @@ def ui(
     root = Path(__file__).resolve().parents[1]
     console.print(f"Dagster on http://127.0.0.1:{port}, home {place.root}")
     command = ["dagster", "dev", "-w", str(root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
-    os.execv(sys.executable, [sys.executable, "-m", "dagster", *command[1:]])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "dagster", *command[1:]])
 
 
 if __name__ == "__main__":

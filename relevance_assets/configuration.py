@@ -55,10 +55,7 @@ def overridden(attributes: dict[str, Any], settings: dict[str, Any]) -> dict[str
         place: Any = result
         *parents, last = str(dotted).split(".")
         for part in parents:
-            if isinstance(place, list):
-                place = _member(place, part, dotted)
-            else:
-                place = place.setdefault(part, {})
+            place = _member(place, part, dotted) if isinstance(place, list) else place.setdefault(part, {})
             if not isinstance(place, dict | list):
                 raise SettingsError(f"--set {dotted}: {part!r} holds a single value, nothing lies below it")
         if isinstance(place, list):

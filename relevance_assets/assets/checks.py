@@ -9,6 +9,7 @@ Belongs here: stating and reporting. Does not belong here: errors of single scan
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -30,29 +31,61 @@ Check = Callable[[], tuple[bool, dict[str, Any]]]
 def study_checks(workspace: Workspace, stages: list[Stage]) -> list[dg.AssetChecksDefinition]:
     """Every check of a study."""
     checks = [
-        _check(workspace, stage, "primary_keys", "Every row of the tables has its own key, and no key is null.",
-               lambda stage=stage: primary_keys(workspace, stage.tables))
+        _check(
+            workspace,
+            stage,
+            "primary_keys",
+            "Every row of the tables has its own key, and no key is null.",
+            partial(primary_keys, workspace, stage.tables),
+        )
         for stage in stages
-    ]  # fmt: skip
+    ]
     by_name = {stage.name: stage for stage in stages}
     science: list[tuple[str, str, str, Check]] = [
-        ("splits", "no_person_on_two_sides", "All scans of a person are in one set and one fold.",
-         lambda: no_leakage(workspace)),
-        ("prepared_volumes", "one_grid", "Every prepared volume has the shape and voxel size of the others.",
-         lambda: one_grid(workspace)),
-        ("prepared_volumes", "finite_and_not_empty", "Values are finite, and there is a brain.",
-         lambda: finite_volumes(workspace)),
-        ("trained_models", "finite_outputs", "Every model says a finite number of every scan.",
-         lambda: finite(workspace, "predictions", ["output", "target"])),
-        ("relevance_maps", "conservation", "Relevance in equals relevance out plus what biases and stabilisers are known to have taken.",
-         lambda: conservation(workspace)),
-        ("relevance_maps", "never_seen", "No map was made by a model that was trained on its scan.",
-         lambda: never_seen(workspace)),
-        ("relevance_maps", "finite_maps", "Sums and shares of every map are finite.",
-         lambda: finite(workspace, "relevance_maps", ["total"])),
-    ]  # fmt: skip
-    checks += [_check(workspace, by_name[name], *rest) for name, *rest in science]
-    return checks
+        (
+            "splits",
+            "no_person_on_two_sides",
+            "All scans of a person are in one set and one fold.",
+            partial(no_leakage, workspace),
+        ),
+        (
+            "prepared_volumes",
+            "one_grid",
+            "Every prepared volume has the shape and voxel size of the others.",
+            partial(one_grid, workspace),
+        ),
+        (
+            "prepared_volumes",
+            "finite_and_not_empty",
+            "Values are finite, and there is a brain.",
+            partial(finite_volumes, workspace),
+        ),
+        (
+            "trained_models",
+            "finite_outputs",
+            "Every model says a finite number of every scan.",
+            partial(finite, workspace, "predictions", ["output", "target"]),
+        ),
+        (
+            "relevance_maps",
+            "conservation",
+            "Relevance in equals relevance out plus what biases and stabilisers are known to have taken.",
+            partial(conservation, workspace),
+        ),
+        (
+            "relevance_maps",
+            "never_seen",
+            "No map was made by a model that was trained on its scan.",
+            partial(never_seen, workspace),
+        ),
+        (
+            "relevance_maps",
+            "finite_maps",
+            "Sums of every map are finite.",
+            partial(finite, workspace, "relevance_maps", ["total"]),
+        ),
+    ]
+    return checks + [_check(workspace, by_name[asset], *rest) for asset, *rest in science]  # type: ignore[arg-type]
 
 
 def _check(workspace: Workspace, stage: Stage, name: str, description: str, check: Check) -> dg.AssetChecksDefinition:

@@ -7,13 +7,16 @@ folder is read (`cohort/`) or an image prepared (`imaging/`).
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.files import fingerprint, sha256, write_json
+
+if TYPE_CHECKING:
+    from relevance_assets.cohort.bids import ScanFiles
 
 __all__ = ["cohort_stages", "upstream"]
 
@@ -90,7 +93,7 @@ def _participants(workspace: Workspace) -> Stage:
 def _raw_scans(workspace: Workspace) -> Stage:
     study = workspace.study
 
-    def files(scan: str) -> dict[str, Any]:
+    def files(scan: str) -> ScanFiles:
         from relevance_assets.cohort.bids import find_scan
 
         return find_scan(workspace.bids, scan, study.contrasts)

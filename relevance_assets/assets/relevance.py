@@ -81,7 +81,9 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         geometry = _geometry(workspace, scan)
         inside = brain > 0
         folds = models_for(workspace, scan)
-        rows, hashes, shown = [], [], {}
+        rows: list[dict[str, Any]] = []
+        hashes: list[str] = []
+        shown: dict[str, np.ndarray] = {}
         for method in study.methods:
             explained = {fold: explainer(method, fold)(images, sample.covariates[0]) for fold in folds}
             if len(folds) > 1:
@@ -194,7 +196,9 @@ def _quantile_masks(workspace: Workspace) -> Stage:
         images = np.stack([load_volume(path)[0] for path in workspace.prepared_paths(scan)])
         brain, affine = load_volume(workspace.mask_path(scan))
         voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
-        masks, measures, hashes = [], [], []
+        masks: list[dict[str, Any]] = []
+        measures: list[dict[str, Any]] = []
+        hashes: list[str] = []
         for method in study.methods:
             for contrast in workspace.map_contrasts():
                 relevance, _ = load_volume(workspace.map_path(scan, method, contrast))
@@ -274,7 +278,7 @@ def _localisation(workspace: Workspace) -> Stage:
         brain, _ = load_volume(workspace.mask_path(scan))
         geometry = _geometry(workspace, scan)
         regions = {name: to_prepared_labels(path, geometry) > 0 for name, path in truth(scan).items()}
-        rows = []
+        rows: list[dict[str, Any]] = []
         for method in study.methods:
             for contrast in workspace.map_contrasts():
                 relevance, _ = load_volume(workspace.map_path(scan, method, contrast))

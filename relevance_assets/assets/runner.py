@@ -6,7 +6,7 @@ Belongs here: planning, launching, tidying after a killed run. Does not belong h
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,7 +189,7 @@ def _run_partitions(
         raise Failed(f"{stage.name}: every scan failed; {report.failed[stage.name][0]}")
 
 
-def contiguous(keys: list[str], todo: set[str], allowed: set[str]) -> list[list[str]]:
+def contiguous(keys: Sequence[str], todo: set[str], allowed: set[str]) -> list[list[str]]:
     """Chunks of at most CHUNK keys to do, each a stretch of `keys`; it may span current ones, never bad ones."""
     chunks: list[list[str]] = []
     stretch: list[str] = []

@@ -115,7 +115,7 @@ def _correlations(study: Study, store: Store, most: int = 6) -> RenderableType |
     best = frame.sort("p_corrected", pl.col("value").abs(), descending=[False, True]).head(most)
     columns = ["analysis", "x", "stratum", "value", "ci_low", "ci_high", "p_permutation", "p_corrected", "n"]
     return _table(
-        f"Mean inside the mask against {frame['y'][0]}: {count} of {frame.height} with corrected p < 0.05; the strongest",
+        f"Mean inside the mask against {frame['y'][0]}: {count} of {frame.height} have corrected p < 0.05; strongest",
         ["method", "image", "mask", "Spearman", "from", "to", "p perm.", "p corr.", "scans"],
         [list(row) for row in best.select(columns).iter_rows()],
         right_from=3,

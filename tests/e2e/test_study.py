@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import polars as pl
 import pytest
+from small_study import ROOT, command, run, settle
 
 from relevance_assets.assets.runner import dagster_instance
 from relevance_assets.assets.workspace import Workspace
@@ -24,7 +25,6 @@ from relevance_assets.home import Home
 from relevance_assets.tables.database import publish
 from relevance_assets.tables.query import run_query
 from relevance_assets.tables.store import Store, differences
-from tests.e2e.conftest import ROOT, command, run, settle
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def test_every_stage_leaves_its_rows_and_files(finished: Home) -> None:
     assert table(finished, "models").height == 3
     assert table(finished, "predictions").height == 3 * scans.height
     assert set(table(finished, "scores")["metric"]) >= {"auc", "accuracy", "sensitivity", "specificity"}
-    assert table(finished, "correlations").height == 2 * 2 * 2 * 3  # methods, masks, maps, contrasts
+    assert table(finished, "correlations").height == 2 * 2 * 2 * 2 * 3  # methods, who, masks, maps, contrasts
     for row in table(finished, "relevance_maps").filter(pl.col("path").is_not_null()).iter_rows(named=True):
         assert (finished.root / row["path"]).exists()
         assert (finished.root / row["native_path"]).exists()
@@ -62,7 +62,7 @@ def test_maps_come_from_models_that_never_saw_the_scan(finished: Home) -> None:
 
 def test_attention_start_is_conserved_and_sums_to_one(finished: Home) -> None:
     maps = table(finished, "relevance_maps").filter(
-        (pl.col("method") == "lrp_attention") & (pl.col("contrast") != "combined") & (pl.col("fold") != "ensemble")
+        (pl.col("method") == "lrp") & ~pl.col("contrast").is_in(["combined", "all"]) & (pl.col("fold") != "ensemble")
     )
     assert maps["unexplained"].abs().max() < 1e-8
     sums = maps.group_by("scan", "fold").agg(pl.col("start").sum())

@@ -29,9 +29,7 @@ def test_forward_and_attention(head, contrasts, covariates):
     torch.testing.assert_close(attention.sum(1), torch.ones(2))
     # the formula of the paper, from the model's parts
     m = model.embed(images)
-    e = (torch.tanh(model.signal(m)) * torch.sigmoid(model.gate(m))) @ model.score.weight[
-        0
-    ] + model.score.bias
+    e = (torch.tanh(model.signal(m)) * torch.sigmoid(model.gate(m))) @ model.score.weight[0] + model.score.bias
     a = torch.softmax(e, 1)
     n = torch.einsum("bc,bck->bk", a, m)
     torch.testing.assert_close(output, model.classifier(torch.cat([n, numbers], 1))[:, 0])

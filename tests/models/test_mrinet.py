@@ -36,9 +36,7 @@ def test_pool_is_same_padded(size):
 
 def test_output_begins_near_the_mean_target():
     torch.manual_seed(0)
-    model = build(
-        "mrinet", shape=(20, 21, 22), contrasts=1, covariates=0, options={}, target_mean=50.0
-    ).eval()
+    model = build("mrinet", shape=(20, 21, 22), contrasts=1, covariates=0, options={}, target_mean=50.0).eval()
     assert abs(model(torch.rand(4, 1, 20, 21, 22), torch.zeros(4, 0)) - 50).max() < 5
 
 

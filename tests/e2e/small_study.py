@@ -1,0 +1,44 @@
+"""Settings and commands of the small study that the end-to-end tests run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from relevance_assets.configuration import remember
+from relevance_assets.home import Home
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# 30 scans on a 9 mm grid, two epochs: everything happens, nothing is learnt.
+SMALL = {
+    "preparation.resample.voxel_size_mm": [9, 9, 9],
+    "preparation.crop_or_pad.shape": [16, 32, 16],
+    "training.epochs": 2,
+    "statistics.permutations": 199,
+    "statistics.bootstrap": 100,
+    "masks.top_percents": [20, 100],
+    "methods.lrp_output": {"start": "output", "composite": "disability"},
+}
+
+
+def command(*words: str, home: Path) -> list[str]:
+    return [sys.executable, "-m", "relevance_assets", *words, "--home", str(home)]
+
+
+def run(*words: str, home: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1"}
+    done = subprocess.run(
+        command(*words, home=home), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def settle(home: Path, cohort: Path) -> Home:
+    """A home with the small study's settings and the cohort's scans."""
+    place = Home(home)
+    remember(place, "disability", SMALL | {"cohort.bids": str(cohort)})
+    return place
