@@ -6,6 +6,7 @@ skipped, errors stay with their scan: the good ones are logged as materialised, 
 Belongs here: what Dagster must know of a stage. Does not belong here: work, settings, checks.
 """
 
+import warnings
 from typing import Any
 
 import dagster as dg
@@ -14,6 +15,9 @@ from relevance_assets.assets.lineage import column_lineage, column_schema
 from relevance_assets.assets.metadata import Picture
 from relevance_assets.assets.stages import ALL, Outcome, Stage, run_items
 from relevance_assets.assets.workspace import Workspace
+
+# Chunked backfills are this project's way to scale; that they are marked beta is known.
+warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
 __all__ = ["CHUNK", "asset_key", "partitions_of", "stage_asset"]
 

@@ -75,10 +75,12 @@ def _png(pixels: np.ndarray, caption: str) -> Picture:
     from PIL import Image
 
     picture = Image.fromarray(pixels)
-    for colours in (64, 32, 16, 8):
+    for colours in (64, 32, 16, 8, 8, 8):
         file = io.BytesIO()
         picture.quantize(colours).save(file, "PNG", optimize=True)
-        if file.tell() * 4 / 3 < MAX_BYTES:
+        if file.tell() * 4 / 3 < MAX_BYTES - 200:  # base64, and room for the caption
             break
+        if colours == 8:
+            picture = picture.resize((picture.width // 2, picture.height // 2))
     data = base64.b64encode(file.getvalue()).decode()
     return Picture(f"![{caption}](data:image/png;base64,{data})\n\n{caption}")

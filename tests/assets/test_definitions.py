@@ -1,0 +1,132 @@
+"""What Dagster sees: the graph, its labels, and checks that fail when they should."""
+
+from __future__ import annotations
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from relevance_assets.assets import checks
+from relevance_assets.assets.lineage import ASSET_OF, SOURCES, column_lineage, column_schema
+from relevance_assets.assets.workspace import Workspace
+from relevance_assets.component import study_definitions, study_stages
+from relevance_assets.tables.schema import TABLES
+
+
+@pytest.fixture
+def definitions(workspace: Workspace) -> dg.Definitions:
+    return study_definitions(workspace.study, workspace.home)
+
+
+def test_graph_of_disability(definitions: dg.Definitions) -> None:
+    specs = {spec.key.path[-1]: spec for spec in definitions.resolve_all_asset_specs()}
+    needs = {name: sorted(dep.asset_key.path[-1] for dep in spec.deps) for name, spec in specs.items()}
+    assert {name: deps for name, deps in needs.items() if name != "synthetic_cohort"} == {
+        "participants": ["synthetic_cohort"],
+        "raw_scans": ["participants"],
+        "prepared_volumes": ["raw_scans"],
+        "splits": ["participants", "prepared_volumes"],
+        "trained_models": ["prepared_volumes", "splits"],
+        "scores": ["trained_models"],
+        "relevance_maps": ["prepared_volumes", "trained_models"],
+        "quantile_masks": ["relevance_maps"],
+        "localisation": ["relevance_maps"],
+        "correlations": ["quantile_masks"],
+    }
+
+
+def test_every_asset_can_be_found_and_understood(definitions: dg.Definitions) -> None:
+    for asset in definitions.assets or []:
+        assert isinstance(asset, dg.AssetsDefinition)
+        for spec in asset.specs:
+            assert spec.group_name == "disability"
+            assert spec.description
+            assert spec.owners
+            assert spec.kinds
+            assert spec.code_version
+            assert spec.metadata["dagster/column_schema"].columns
+        assert asset.backfill_policy is None or asset.backfill_policy.max_partitions_per_run == 64
+    assert dg.Definitions.validate_loadable(definitions) is None
+
+
+def test_at_most_five_assets_have_one_partition_per_scan(workspace: Workspace) -> None:
+    assert sum(stage.partition == "scan" for stage in study_stages(workspace)) == 5
+
+
+def test_lineage_names_columns_that_exist() -> None:
+    for (table, column), sources in SOURCES.items():
+        for name, field in [(table, column), *sources]:
+            assert field in [c.name for c in TABLES[name].columns], f"{name}.{field}"
+            assert name in ASSET_OF
+    lineage = column_lineage("disability", "scores")
+    assert lineage is not None
+    sources = {(dep.asset_key.path[-1], dep.column_name) for dep in lineage.deps_by_column["value"]}
+    assert sources == {("trained_models", "output"), ("trained_models", "target"), ("splits", "set")}
+    assert [column.name for column in column_schema("scores").columns][:2] == ["study", "model"]
+
+
+def write(workspace: Workspace, table: str, partition: str, **columns: object) -> None:
+    """One row of a table; columns not given get a value of their type."""
+    default = {pl.String: "x", pl.Float64: 1.0, pl.Int64: 1, pl.Boolean: True}
+    row = {
+        c.name: None if c.nullable else default[type(c.dtype)] for c in TABLES[table].columns if c.name != "study"
+    } | columns
+    schema = {c.name: c.dtype for c in TABLES[table].columns if c.name != "study"}
+    workspace.write(table, partition, pl.DataFrame([row], schema=schema))
+
+
+def test_leakage_is_seen(workspace: Workspace) -> None:
+    write(workspace, "splits", "a", scan="sub-1_ses-1", participant_id="sub-1", set="train", fold=0)
+    assert checks.no_leakage(workspace)[0]
+    write(workspace, "splits", "b", scan="sub-1_ses-2", participant_id="sub-1", set="train", fold=1)
+    assert not checks.no_leakage(workspace)[0]
+    write(workspace, "splits", "b", scan="sub-1_ses-2", participant_id="sub-1", set="test", fold=None)
+    assert not checks.no_leakage(workspace)[0]
+
+
+def test_a_second_grid_is_seen(workspace: Workspace) -> None:
+    x, y, z = workspace.study.shape or (0, 0, 0)
+    write(workspace, "volumes", "a", scan="sub-1", image="qT1", shape_x=x, shape_y=y, shape_z=z)
+    assert checks.one_grid(workspace)[0]
+    write(workspace, "volumes", "b", scan="sub-2", image="qT1", shape_x=x, shape_y=y, shape_z=z, voxel_x_mm=1.1)
+    assert not checks.one_grid(workspace)[0]
+    write(workspace, "volumes", "b", scan="sub-2", image="qT1", shape_x=x, shape_y=y, shape_z=z)
+    write(workspace, "volumes", "a", scan="sub-1", image="qT1", shape_x=x + 1, shape_y=y, shape_z=z)
+    write(workspace, "volumes", "b", scan="sub-2", image="qT1", shape_x=x + 1, shape_y=y, shape_z=z)
+    assert not checks.one_grid(workspace)[0], "all alike, but not the recipe's shape"
+
+
+def test_an_empty_brain_is_seen(workspace: Workspace) -> None:
+    numbers = {"minimum": 0.0, "maximum": 1.0, "mean": 0.5, "standard_deviation": 0.1}
+    write(workspace, "volumes", "a", scan="sub-1", image="qT1", **numbers)
+    assert checks.finite_volumes(workspace)[0]
+    write(workspace, "volumes", "b", scan="sub-2", image="qT1", **(numbers | {"brain_voxels": 0}))
+    assert not checks.finite_volumes(workspace)[0]
+    write(workspace, "volumes", "b", scan="sub-2", image="qT1", **(numbers | {"mean": None}))
+    assert not checks.finite_volumes(workspace)[0]
+
+
+def test_unexplained_relevance_is_seen(workspace: Workspace) -> None:
+    account = {"start": 0.5, "total": 0.4, "difference": 0.1, "lost": 0.1, "unexplained": 1e-12}
+    write(workspace, "relevance_maps", "a", scan="sub-1", contrast="qT1", **account)
+    assert checks.conservation(workspace)[0]
+    write(workspace, "relevance_maps", "b", scan="sub-2", contrast="qT1", **(account | {"unexplained": 1e-6}))
+    passed, metadata = checks.conservation(workspace)
+    assert not passed
+    assert metadata["largest_share_unexplained"] == pytest.approx(2e-6)
+
+
+def test_a_map_by_a_model_that_saw_the_scan_is_seen(workspace: Workspace) -> None:
+    write(workspace, "predictions", "0", model="m", fold="0", scan="sub-1", set="validation")
+    write(workspace, "predictions", "1", model="m", fold="1", scan="sub-1", set="train")
+    write(workspace, "relevance_maps", "a", scan="sub-1", fold="0")
+    assert checks.never_seen(workspace)[0]
+    write(workspace, "relevance_maps", "a", scan="sub-1", fold="1")
+    assert not checks.never_seen(workspace)[0]
+
+
+def test_repeated_keys_are_seen(workspace: Workspace) -> None:
+    write(workspace, "models", "0", model="m", fold="0")
+    assert checks.primary_keys(workspace, ("models",))[0]
+    write(workspace, "models", "copy", model="m", fold="0")
+    assert not checks.primary_keys(workspace, ("models",))[0]

@@ -1,0 +1,111 @@
+"""The command line: errors are one clear line, help teaches, answers come in every format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from relevance_assets.cli import app
+from relevance_assets.configuration import read_settings
+from relevance_assets.home import Home
+from relevance_assets.report.terminal import frame_table
+
+runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("RELEVANCE_HOME", str(tmp_path / "home"))
+    return Home(tmp_path / "home")
+
+
+def ask(*words: str, code: int = 0) -> str:
+    result = runner.invoke(app, list(words))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_help_names_every_command() -> None:
+    text = ask("--help")
+    for command in ("demo", "synthesise", "run", "query", "status", "ui"):
+        assert command in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "nothing"), "no study 'nothing'; there are: brain_age, disability"),
+        (("run", "brain_age", "--bids", "/does/not/exist"), "no such folder"),
+        (("run", "brain_age", "--set", "training.epochs"), "write it as key=value"),
+        (("run", "brain_age", "--set", "training.epoch=3"), "training.epoch: Extra inputs are not permitted"),
+    ],
+)
+def test_wrong_words_are_answered_in_one_line(home: Home, words: tuple[str, ...], message: str) -> None:
+    text = ask(*words, code=2)
+    assert message in text
+    assert "Traceback" not in text
+    assert not home.settings("brain_age").exists(), "a refused setting must not be remembered"
+
+
+def test_a_refused_setting_leaves_the_earlier_ones(home: Home) -> None:
+    home.settings("brain_age").parent.mkdir(parents=True)
+    home.settings("brain_age").write_text("training.epochs: 7\n")
+    ask("run", "brain_age", "--set", "split.folds=0", code=2)
+    assert read_settings(home.settings("brain_age")) == {"training.epochs": 7}
+
+
+def test_a_folder_without_scans_stops_with_the_reason(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    text = ask("run", "brain_age", "--bids", str(tmp_path / "empty"), code=1)
+    assert "no sub-* folders" in text
+
+
+def test_query_before_anything_ran_says_what_to_do(home: Home) -> None:
+    assert "relevance-assets" in ask("query", "SELECT 1", code=1)
+
+
+def test_query_answers_in_every_format(home: Home, tmp_path: Path) -> None:
+    home.root.mkdir()
+    with duckdb.connect(str(home.database)) as connection:
+        connection.execute(
+            "CREATE TABLE t AS SELECT * FROM (VALUES (1, 'a', 0.00001::DOUBLE), (2, NULL, 1234.5)) AS v(n, s, x)"
+        )
+    question = "SELECT * FROM t ORDER BY n"
+    table = ask("query", question)
+    assert "1.0e-05" in table
+    assert "–" in table
+    assert ask("query", question, "--format", "csv").splitlines()[0] == "n,s,x"
+    assert json.loads(ask("query", question, "--format", "json"))[1] == {"n": 2, "s": None, "x": 1234.5}
+    path = tmp_path / "q.sql"
+    path.write_text(question)
+    ask("query", str(path), "--format", "parquet", "--to", str(tmp_path / "answer.parquet"))
+    assert pl.read_parquet(tmp_path / "answer.parquet").height == 2
+    ask("query", str(path), "--format", "csv", "--to", str(tmp_path / "answer.csv"))
+    assert (tmp_path / "answer.csv").read_text().startswith("n,s,x")
+    assert "no_such" in ask("query", "SELECT no_such FROM t", code=1)
+
+
+def test_long_answers_say_how_much_is_hidden() -> None:
+    from rich.console import Console
+
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(frame_table(pl.DataFrame({"n": range(120)})))
+    assert "20 more rows" in console.export_text()
+
+
+def test_status_of_an_empty_home(home: Home) -> None:
+    text = ask("status")
+    assert "disability  not run yet" in text
+
+
+def test_synthesise_makes_a_cohort_and_refuses_another_in_its_place(home: Home, tmp_path: Path) -> None:
+    out = str(tmp_path / "bids")
+    ask("synthesise", out, "--scans", "1", "--voxel-size-mm", "12")
+    assert (tmp_path / "bids" / "participants.tsv").exists()
+    text = ask("synthesise", out, "--scans", "1", "--voxel-size-mm", "12", "--seed", "5", code=1)
+    assert "other settings" in text
