@@ -93,7 +93,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
                 finished[stage] = 0.0
             base = finished[stage]  # earlier chunks of this stage
             bars.update(tasks[stage], completed=base + done, total=base + total, doing=doing)
-            if done >= total:
+            if done >= total and not doing:  # the chunk's end
                 finished[stage] = base + total
 
         token = WATCHER.set(watch)

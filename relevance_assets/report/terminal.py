@@ -31,13 +31,18 @@ def _number(value: Any) -> str:
     return str(value)
 
 
-def _table(title: str, columns: list[str], rows: list[list[Any]], right_from: int = 1) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+def _interval(row: dict[str, Any]) -> str:
+    return "–" if row["ci_low"] is None else f"{row['ci_low']:.2f} … {row['ci_high']:.2f}"
+
+
+def _table(title: str, columns: list[str], rows: list[list[Any]], right_from: int = 1) -> RenderableType:
+    # The title is a line of its own: rich would fold it to the width of the columns.
+    table = Table(header_style="dim", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index >= right_from else "left", no_wrap=index < right_from)
     for row in rows:
         table.add_row(*(_number(value) for value in row))
-    return table
+    return Group(Text(title, style="bold"), table) if title else table
 
 
 def frame_table(frame: pl.DataFrame, rows: int = 100) -> RenderableType:
@@ -62,7 +67,7 @@ def study_summary(home: Home, name: str) -> list[RenderableType]:
     source = (
         str(study.cohort.bids) if study.cohort.bids else "synthetic cohort: nothing here says anything about people"
     )
-    parts.append(Text.assemble((study.title, "bold"), f"  [{source}]"))
+    parts += [Text(study.title, style="bold"), Text(source, style="dim")]
     makers = (_scores, _localisation, _correlations)
     parts += [part for make in makers for part in (Text(), make(study, store)) if part is not None]
     return [*parts, Text(), _places(home, study)]
@@ -70,20 +75,19 @@ def study_summary(home: Home, name: str) -> list[RenderableType]:
 
 def _scores(study: Study, store: Store) -> RenderableType | None:
     frame = store.read("scores", study.name).filter(
-        (pl.col("set") == "test") & pl.col("fold").is_in(["ensemble"]) & pl.col("metric").is_in(HEADLINE)
+        (pl.col("set") == "test") & (pl.col("fold") == "ensemble") & pl.col("metric").is_in(HEADLINE)
     )
     if frame.is_empty():
         return None
     order = {metric: index for index, metric in enumerate(HEADLINE)}
     own = {study.model.name: 0}
     rows = sorted(
-        frame.iter_rows(named=True),
-        key=lambda row: (own.get(row["model"], 1), row["model"], order[row["metric"]]),
+        frame.iter_rows(named=True), key=lambda row: (own.get(row["model"], 1), row["model"], order[row["metric"]])
     )
     return _table(
-        "Held-out people: mean of the folds' models, with 95 % bootstrap intervals over people",
-        ["model", "measure", "value", "from", "to", "scans"],
-        [[row["model"], row["metric"], row["value"], row["ci_low"], row["ci_high"], row["n"]] for row in rows],
+        "Held-out people, mean of the folds' models",
+        ["model", "measure", "value", "95 % interval", "scans"],
+        [[row["model"], row["metric"], row["value"], _interval(row), row["n"]] for row in rows],
         right_from=2,
     )
 
@@ -100,8 +104,8 @@ def _localisation(study: Study, store: Store) -> RenderableType | None:
     )
     rows = means.select("method", "contrast", "region", "value", "chance", "ratio", "scans").rows()
     return _table(
-        "Where positive relevance lies: share inside planted regions, beside an even spread (mean over scans)",
-        ["method", "map", "region", "share", "even spread", "times", "scans"],
+        "Share of positive relevance in planted regions, and of an even spread",
+        ["method", "map", "region", "share", "even", "times", "scans"],
         [list(row) for row in rows],
         right_from=3,
     )
@@ -113,24 +117,19 @@ def _correlations(study: Study, store: Store, most: int = 6) -> RenderableType |
         return None
     count = frame.filter(pl.col("p_corrected") < 0.05).height
     best = frame.sort("p_corrected", pl.col("value").abs(), descending=[False, True]).head(most)
-    columns = ["analysis", "x", "stratum", "value", "ci_low", "ci_high", "p_permutation", "p_corrected", "n"]
     return _table(
-        f"Mean inside the mask against {frame['y'][0]}: {count} of {frame.height} have corrected p < 0.05; strongest",
-        ["method", "image", "mask", "Spearman", "from", "to", "p perm.", "p corr.", "scans"],
-        [list(row) for row in best.select(columns).iter_rows()],
+        f"Mean inside the mask and {frame['y'][0]}: {count} of {frame.height} with corrected p < 0.05. Strongest:",
+        ["maps", "image", "mask", "Spearman", "95 % interval", "p", "n"],
+        [
+            [row["analysis"], row["x"], row["stratum"], row["value"], _interval(row), row["p_corrected"], row["n"]]
+            for row in best.iter_rows(named=True)
+        ],
         right_from=3,
     )
 
 
 def _places(home: Home, study: Study) -> RenderableType:
-    table = Table(
-        title="Where things are",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        show_header=False,
-        pad_edge=False,
-    )
+    table = Table(box=None, show_header=False, pad_edge=False)
     rows = [
         ("database", str(home.database)),
         ("maps, volumes", str(home.derivatives(study.name))),
@@ -138,9 +137,9 @@ def _places(home: Home, study: Study) -> RenderableType:
         ("ask", "relevance-assets query sql/queries/…  (or any SQL)"),
         ("look", "make ui"),
     ]
-    for row in rows:
-        table.add_row(f"[dim]{row[0]}[/dim]", row[1])
-    return table
+    for name, place in rows:
+        table.add_row(Text(name, style="dim"), Text(place))
+    return Group(Text("Where things are", style="bold"), table)
 
 
 # --------------------------------------------------------------------------------------------------------- status
