@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.text import Text
 
 from relevance_assets.home import Home
 
@@ -56,12 +57,12 @@ def _home(path: Path | None) -> Home:
 
 
 def _quit(message: object, code: int = 1) -> typer.Exit:
-    complaints.print(f"[bold red]error[/bold red] {message}", highlight=False, soft_wrap=True)
+    complaints.print(Text.assemble(("error", "bold red"), f" {message}"), highlight=False, soft_wrap=True)
     return typer.Exit(code)
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def _progress() -> Iterator[Callable[[Text], None]]:
     """One bar per stage on a terminal, one line per stage elsewhere."""
     from rich.progress import (
         BarColumn,
@@ -98,7 +99,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
         token = WATCHER.set(watch)
         try:
-            yield lambda line: bars.console.print(line)
+            yield bars.console.print
         finally:
             WATCHER.reset(token)
 
@@ -109,7 +110,10 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise _quit(f"--set {pair}: write it as key=value, for example --set training.epochs=10", 2)
-        settings[key.strip()] = yaml.safe_load(value)
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise _quit(f"--set {pair}: the value is not valid YAML; quote the whole of it", 2) from error
     return settings
 
 
@@ -124,15 +128,15 @@ def _run(home: Home, study: str, *, synthetic: bool) -> None:
         if study not in studies:
             raise _quit(f"no study {study!r}; there are: {', '.join(studies) or 'none'}", 2)
         workspace = Workspace(studies[study], home)
-        with dagster_instance(home) as instance, _progress() as say:
+        with dagster_instance(home, alone=True) as instance, _progress() as say:
             made = synthetic and run_synthetic(home, instance)
             report = run_study(workspace, instance)
             for stage, reasons in report.failed.items():
-                say(f"[yellow]{stage}: {len(reasons)} left out[/yellow]")
+                say(Text(f"{stage}: {len(reasons)} left out", style="yellow"))
                 for reason in reasons[:5]:
-                    say(f"  [yellow]{reason}[/yellow]")
+                    say(Text(f"  {reason}", style="yellow"))
             if report.idle and not made:
-                say(f"[green]✓[/green] {study}: everything is up to date, nothing to do")
+                say(Text.assemble(("✓", "green"), f" {study}: everything is up to date, nothing to do"))
     except (Failed, SettingsError) as error:
         raise _quit(error) from error
 
@@ -149,12 +153,19 @@ def demo(
     Takes minutes on two cores; a second call finds everything done. All of it is synthetic: nothing here says
     anything about people.
     """
-    from relevance_assets.configuration import remember
+    from relevance_assets.cohort.synthetic import check_folder
+    from relevance_assets.component import synthetic_settings
+    from relevance_assets.configuration import remembered
     from relevance_assets.report.terminal import study_summary
 
     place = _home(home)
     given = {"scans": scans, "effect": effect, "seed": seed}
-    remember(place, "synthetic_cohort", {name: value for name, value in given.items() if value is not None})
+    chosen = {name: value for name, value in given.items() if value is not None}
+    try:
+        with remembered(place, "synthetic_cohort", chosen):
+            check_folder(place.bids, **synthetic_settings(place).model_dump())
+    except ValueError as error:
+        raise _quit(error, 2) from error
     _run(place, "disability", synthetic=True)
     for part in study_summary(place, "disability"):
         console.print(part)
@@ -205,7 +216,7 @@ def run(
     What is done is not done again; after an interruption the same command goes on. A scan that cannot be used is
     left out and listed by `status`; the others go on. --bids and --set are remembered in the home folder.
     """
-    from relevance_assets.configuration import SettingsError, load_studies, remember
+    from relevance_assets.configuration import SettingsError, load_studies, remembered
     from relevance_assets.report.terminal import study_summary
 
     place = _home(home)
@@ -214,22 +225,11 @@ def run(
         if not bids.is_dir():
             raise _quit(f"{bids}: no such folder; --bids takes the root of a BIDS dataset", 2)
         wanted["cohort.bids"] = str(bids.resolve())
+    synthetic = False
     try:
-        known = load_studies(place)
-        if study in known:
-            before = place.settings(study).read_text() if place.settings(study).exists() else None
-            remember(place, study, wanted)
-            try:
-                chosen = load_studies(place)[study]
-            except SettingsError:
-                if before is None:
-                    place.settings(study).unlink(missing_ok=True)
-                else:
-                    place.settings(study).write_text(before)
-                raise
-            synthetic = chosen.cohort.bids is None
-        else:
-            synthetic = False
+        if study in load_studies(place):
+            with remembered(place, study, wanted):
+                synthetic = load_studies(place)[study].cohort.bids is None
     except SettingsError as error:
         raise _quit(error, 2) from error
     _run(place, study, synthetic=synthetic)
@@ -259,6 +259,8 @@ def query(
     if output is Format.table:
         console.print(frame_table(frame))
         return
+    if to:
+        to.parent.mkdir(parents=True, exist_ok=True)
     target: Any = to or (sys.stdout.buffer if output is Format.parquet else None)
     if output is Format.parquet:
         frame.write_parquet(target)
@@ -275,8 +277,11 @@ def status(home: HomeOption = None) -> None:
     """Per study: scans known, done at each stage, failed and why."""
     from relevance_assets.report.terminal import status_parts
 
-    for part in status_parts(_home(home)):
-        console.print(part)
+    try:
+        for part in status_parts(_home(home)):
+            console.print(part)
+    except ValueError as error:
+        raise _quit(error) from error
 
 
 @app.command()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from relevance_assets.assets.checks import study_checks
 from relevance_assets.assets.chunks import asset_key, stage_asset
@@ -21,7 +21,14 @@ from relevance_assets.assets.stages import Stage
 from relevance_assets.assets.statistics import statistics_stages
 from relevance_assets.assets.warehouse import SyntheticCohort, database_asset, synthetic_asset
 from relevance_assets.assets.workspace import Workspace
-from relevance_assets.configuration import load_studies, overridden, read_settings, study_from
+from relevance_assets.configuration import (
+    DEFINITIONS,
+    SettingsError,
+    load_studies,
+    overridden,
+    read_settings,
+    study_from,
+)
 from relevance_assets.home import Home
 from relevance_assets.study import Settings, Study
 
@@ -65,7 +72,13 @@ def study_definitions(study: Study, home: Home) -> dg.Definitions:
 def synthetic_settings(home: Home, attributes: Mapping[str, Any] | None = None) -> SyntheticCohort:
     """Settings of the synthetic cohort, with what was set for this home over them."""
     remembered = read_settings(home.settings("synthetic_cohort"))
-    return SyntheticCohort.model_validate(overridden(dict(attributes or {}), remembered))
+    if attributes is None:
+        attributes = read_settings(DEFINITIONS / "synthetic_cohort" / "defs.yaml").get("attributes") or {}
+    try:
+        return SyntheticCohort.model_validate(overridden(dict(attributes), remembered))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"synthetic cohort: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 class StudyComponent(dg.Component):

@@ -6,6 +6,8 @@ Belongs here: reading, merging, and errors that name the file and the key. Does 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ __all__ = [
     "overridden",
     "read_settings",
     "remember",
+    "remembered",
     "study_from",
 ]
 
@@ -93,7 +96,9 @@ def study_from(attributes: dict[str, Any], home: Home, source: str) -> Study:
         return Study.model_validate(overridden(attributes, remembered))
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc'])) or 'study'}: {e['msg']}" for e in error.errors()]
-        raise SettingsError(f"{source}: " + "; ".join(lines)) from error
+        settings = home.settings(str(attributes.get("name")))
+        places = f"{source} (with {settings} over it)" if settings.exists() else source
+        raise SettingsError(f"{places}: " + "; ".join(lines)) from error
 
 
 def load_studies(home: Home, folder: Path = DEFINITIONS) -> dict[str, Study]:
@@ -117,3 +122,19 @@ def remember(home: Home, name: str, settings: dict[str, Any]) -> None:
     path = home.settings(name)
     with atomic_path(path) as temporary:
         temporary.write_text(yaml.safe_dump(read_settings(path) | settings, sort_keys=True))
+
+
+@contextmanager
+def remembered(home: Home, name: str, settings: dict[str, Any]) -> Iterator[None]:
+    """Keep settings for this home, unless the body raises: then what was kept before comes back."""
+    path = home.settings(name)
+    before = path.read_text() if path.exists() else None
+    remember(home, name, settings)
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text(before)
+        raise

@@ -229,6 +229,14 @@ class Study(Settings):
         names = [contrast.name for contrast in self.contrasts]
         if len(set(names)) != len(names) or "combined" in names:
             raise ValueError("contrasts: names must differ from each other and from 'combined'")
+        files = [(contrast.suffix, tuple(sorted(contrast.entities.items()))) for contrast in self.contrasts]
+        if len(set(files)) != len(files):
+            raise ValueError("contrasts: two of them name the same image (suffix and entities)")
+        labels = [name.replace("_", "").lower() for name in self.methods]
+        if len(set(labels)) != len(labels):
+            raise ValueError(
+                "methods: names must differ by more than underscores and capitals (they become BIDS labels)"
+            )
         steps = [step.step for step in self.preparation]
         if steps != [s for s in ("reorient", "brain_mask", "resample", "crop_or_pad", "scale") if s in steps]:
             raise ValueError(

@@ -20,7 +20,7 @@ from relevance_assets.assets.stages import Stage
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.tables.schema import TABLES
 
-__all__ = ["study_checks"]
+__all__ = ["checks_of", "study_checks"]
 
 # Relative to the start of the map (or what was lost, where that is larger); float64 arithmetic leaves about 1e-12.
 CONSERVED = 1e-8
@@ -28,19 +28,17 @@ CONSERVED = 1e-8
 Check = Callable[[], tuple[bool, dict[str, Any]]]
 
 
-def study_checks(workspace: Workspace, stages: list[Stage]) -> list[dg.AssetChecksDefinition]:
-    """Every check of a study."""
-    checks = [
-        _check(
-            workspace,
-            stage,
+def checks_of(workspace: Workspace, stages: list[Stage]) -> list[tuple[str, str, str, Check]]:
+    """Every check of a study: stage, name, what it says, and the check itself."""
+    keys: list[tuple[str, str, str, Check]] = [
+        (
+            stage.name,
             "primary_keys",
             "Every row of the tables has its own key, and no key is null.",
             partial(primary_keys, workspace, stage.tables),
         )
         for stage in stages
     ]
-    by_name = {stage.name: stage for stage in stages}
     science: list[tuple[str, str, str, Check]] = [
         (
             "splits",
@@ -85,7 +83,13 @@ def study_checks(workspace: Workspace, stages: list[Stage]) -> list[dg.AssetChec
             partial(finite, workspace, "relevance_maps", ["total"]),
         ),
     ]
-    return checks + [_check(workspace, by_name[asset], *rest) for asset, *rest in science]  # type: ignore[arg-type]
+    return keys + science
+
+
+def study_checks(workspace: Workspace, stages: list[Stage]) -> list[dg.AssetChecksDefinition]:
+    """The checks as Dagster sees them."""
+    by_name = {stage.name: stage for stage in stages}
+    return [_check(workspace, by_name[asset], *rest) for asset, *rest in checks_of(workspace, stages)]  # type: ignore[arg-type]
 
 
 def _check(workspace: Workspace, stage: Stage, name: str, description: str, check: Check) -> dg.AssetChecksDefinition:

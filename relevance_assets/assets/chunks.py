@@ -102,7 +102,8 @@ def report(
                 context.log_event(
                     dg.AssetMaterialization(key, partition=outcome.item, metadata=_metadata(workspace, stage, outcome))
                 )
-        lines = [f"{outcome.item}: {outcome.reason}" for outcome in failed]
+        what = "fold " if stage.partition == "fold" else ""
+        lines = [f"{what}{outcome.item}: {outcome.reason}" for outcome in failed]
         raise dg.Failure(
             description=f"{stage.name}: {len(failed)} of {len(outcomes)} failed. "
             + "; ".join(lines[:5])

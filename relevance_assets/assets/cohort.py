@@ -47,7 +47,7 @@ def _participants(workspace: Workspace) -> Stage:
             workspace.bids / "participants.tsv",
             *sorted(workspace.bids.glob("sub-*/sub-*_sessions.tsv")),
         ]
-        return scans, [sha256(table) for table in tables if table.exists()]
+        return scans, [f"{table.name} {sha256(table)}" for table in tables if table.exists()]
 
     def inputs(_: str) -> Any:
         scans, tables = index()
@@ -56,19 +56,18 @@ def _participants(workspace: Workspace) -> Stage:
         return [tables, files, settings, [c.model_dump(mode="json") for c in study.contrasts]]
 
     def make(_: str) -> Done:
-        from relevance_assets.cohort.participants import cohort_table, read_participants
+        from relevance_assets.cohort.participants import cohort_table, participants_table, read_participants
 
         scans, _tables = index()
         people = read_participants(workspace.bids)
         frame = cohort_table(study, scans, people)
-        rows = frame.select("participant_id", "age", "sex", "group", "ms_type", "edss", "other")
         counts = dict(frame.group_by("status").len().iter_rows())
         if not counts.get("ok"):
             reasons = frame.filter(pl.col("reason").is_not_null())["reason"].to_list()
             raise ValueError(f"{workspace.bids}: no usable scan; {reasons[0] if reasons else 'no image found'}")
         return Done(
             tables={
-                "participants": rows.unique("participant_id", keep="first", maintain_order=True),
+                "participants": participants_table(people),
                 "scans": frame,
             },
             result=fingerprint(frame.sort("scan").rows()),
@@ -281,6 +280,7 @@ def _splits(workspace: Workspace) -> Stage:
         needs=("participants", "prepared_volumes"),
         kinds=frozenset({"scikitlearn", "polars"}),
         group="model",
+        resets=True,
     )
 
 

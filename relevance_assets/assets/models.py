@@ -40,12 +40,13 @@ def models_for(workspace: Workspace, scan: str) -> list[str]:
 
 def people(workspace: Workspace, scans: list[str]) -> pl.DataFrame:
     """Rows of `scans` with the study's columns as numbers, in the order asked for; `other` columns unpacked."""
+    from relevance_assets.cohort.participants import column_values
+
     frame = workspace.read("scans").filter(pl.col("scan").is_in(scans))
-    columns = {covariate.column for covariate in workspace.study.cohort.covariates} - set(frame.columns)
-    for column in sorted(columns):
-        frame = frame.with_columns(
-            pl.col("other").str.json_path_match(f"$.{column}").cast(pl.Float64, strict=False).alias(column)
-        )
+    wanted = {covariate.column for covariate in workspace.study.cohort.covariates}
+    wanted |= {workspace.study.statistics.correlate_with or "target"}
+    for column in sorted(wanted - set(frame.columns)):
+        frame = frame.with_columns(column_values(frame, column).alias(column))
     order = pl.DataFrame({"scan": scans})
     return order.join(frame, on="scan", how="left", maintain_order="left")
 
@@ -94,12 +95,13 @@ def _trained_models(workspace: Workspace) -> Stage:
     def inputs(fold: str) -> Any:
         splits = upstream(workspace, "splits", ALL)
         scans = workspace.read("splits").sort("scan")["scan"].to_list()
-        covariates = people(workspace, scans).select(*{c.column for c in study.cohort.covariates} or ["scan"]).rows()
+        columns = ["target", *sorted({covariate.column for covariate in study.cohort.covariates})]
+        values = people(workspace, scans).select(columns).rows()
         return [
             fold,
             splits,
             workspace.results("prepared_volumes", items=scans),
-            covariates,
+            values,
             study.model.model_dump(mode="json"),
             study.training.model_dump(mode="json"),
             study.cohort.target.model_dump(mode="json"),
@@ -168,7 +170,7 @@ def _trained_models(workspace: Workspace) -> Stage:
         best = fitted.epochs.filter(pl.col("epoch") == fitted.best_epoch)
         return Done(
             tables=tables,
-            result=fitted.sha256,
+            result=fingerprint(fitted.sha256, predictions.select("scan", "target", "output").rows()),
             metadata={
                 "parameters": fitted.parameters,
                 "device": fitted.device,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from relevance_assets.assets.cohort import upstream
-from relevance_assets.assets.models import models_for, samples
+from relevance_assets.assets.models import models_for, people, samples
 from relevance_assets.assets.stages import Done, NotReady, Stage, Work, each
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint, sha256, write_json
@@ -45,9 +46,11 @@ def _relevance_maps(workspace: Workspace) -> Stage:
     study = workspace.study
 
     def inputs(scan: str) -> Any:
+        columns = sorted({covariate.column for covariate in study.cohort.covariates})
         return [
             upstream(workspace, "prepared_volumes", scan),
-            {fold: upstream(workspace, "trained_models", fold) for fold in models_for(workspace, scan)},
+            {fold: model_hash(workspace, fold) for fold in models_for(workspace, scan)},
+            people(workspace, [scan]).select(columns).rows() if columns else [],
             {name: method.model_dump(mode="json") for name, method in study.methods.items()},
         ]
 
@@ -55,6 +58,7 @@ def _relevance_maps(workspace: Workspace) -> Stage:
     def work() -> Iterator[Work]:
         from relevance_assets.relevance.engine import Explainer
         from relevance_assets.training.checkpoint import load
+        from relevance_assets.training.loop import has_gpu
 
         with ExitStack() as stack:
             opened: dict[tuple[str, str], Explainer] = {}
@@ -62,7 +66,9 @@ def _relevance_maps(workspace: Workspace) -> Stage:
             def explainer(method: str, fold: str) -> Explainer:
                 if (method, fold) not in opened:
                     model = load(workspace.home.model(study.name, int(fold)) / "model.pt")
-                    opened[method, fold] = stack.enter_context(Explainer(model, study.methods[method]))
+                    opened[method, fold] = stack.enter_context(
+                        Explainer(model, study.methods[method], device="cuda" if has_gpu() else "cpu")
+                    )
                 return opened[method, fold]
 
             yield lambda scan: make(scan, explainer)
@@ -147,6 +153,12 @@ def _relevance_maps(workspace: Workspace) -> Stage:
     )
 
 
+def model_hash(workspace: Workspace, fold: str) -> str:
+    """SHA-256 of a fold's checkpoint; NotReady where it is not trained."""
+    upstream(workspace, "trained_models", fold)
+    return workspace.read("models", fold)["sha256"][0]
+
+
 def _geometry(workspace: Workspace, scan: str) -> Any:
     """How the prepared grid of a scan came from its native one, from the brain mask's sidecar."""
     import json
@@ -165,7 +177,9 @@ def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str,
         "Description": f"Relevance of {contrast} for the output of {study.model.name}",
         "Sources": [f"bids::{source}" for source in sources],
         "Method": study.methods[method].model_dump(mode="json"),
-        "Models": [workspace.record("trained_models", fold)["result"] for fold in folds],  # type: ignore[index]
+        "ModelsSha256": [model_hash(workspace, fold) for fold in folds],
+        "Seed": study.training.seed,
+        "CodeVersion": version("relevance-assets"),
         "SkullStripped": True,
     }
     for native in (False, True):

@@ -5,16 +5,20 @@ Belongs here: planning, launching, tidying after a killed run. Does not belong h
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
+from relevance_assets.assets.checks import checks_of
 from relevance_assets.assets.chunks import CHUNK, asset_key, partitions_of, register_scans
-from relevance_assets.assets.stages import ALL, Stage, remove_orphans, state_of
+from relevance_assets.assets.lineage import ASSET_OF
+from relevance_assets.assets.stages import ALL, Stage, below, forget, remove_orphans, state_of
 from relevance_assets.assets.warehouse import database_asset, database_is_current, synthetic_asset
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.component import database_inputs, study_definitions, study_stages, synthetic_settings
@@ -23,7 +27,7 @@ from relevance_assets.home import Home
 
 __all__ = ["Failed", "Report", "dagster_instance", "run_study", "run_synthetic"]
 
-PID = "relevance/pid"
+OURS = {"relevance/launched_by": "command line"}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 INSTANCE = """\
 telemetry: {enabled: false}
@@ -52,37 +56,50 @@ class Report:
 
 
 @contextmanager
-def dagster_instance(home: Home) -> Iterator[dg.DagsterInstance]:
-    """This home's Dagster instance (sqlite, no telemetry), made when missing."""
+def dagster_instance(home: Home, *, alone: bool = False) -> Iterator[dg.DagsterInstance]:
+    """This home's Dagster instance (sqlite, no telemetry), made when missing.
+
+    With `alone`, no other process may run this home from the command line at the same time (Failed says so), and
+    runs that were killed are closed.
+    """
     settings = home.dagster / "dagster.yaml"
     if not settings.exists():
         home.dagster.mkdir(parents=True, exist_ok=True)
         settings.write_text(INSTANCE)
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     os.environ["RELEVANCE_HOME"] = str(home.root)
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
-        _close_orphan_runs(instance)
+    with (
+        _lock(home.dagster / "command-line.lock", alone),
+        dg.DagsterInstance.from_config(str(home.dagster)) as instance,
+    ):
+        if alone:
+            _close_killed_runs(instance)
         yield instance
 
 
-def _close_orphan_runs(instance: dg.DagsterInstance) -> None:
-    """Runs whose process was killed are reported as failed, and their places in the pools are given back."""
+@contextmanager
+def _lock(path: Path, wanted: bool) -> Iterator[None]:
+    """Hold the file's lock; the system gives it back when the process ends, however it ends."""
+    if not wanted:
+        yield
+        return
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Failed(f"{path.parent.parent} is being run by another process; wait for it, or stop it") from error
+        yield
+
+
+def _close_killed_runs(instance: dg.DagsterInstance) -> None:
+    """Report runs of ours that never ended as failed, and give their places in the pools back.
+
+    Who holds the lock knows that their process is gone.
+    """
     started = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=started)):
-        pid = run.tags.get(PID, "")
-        if pid.isdecimal() and not _alive(int(pid)):
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            instance.report_run_failed(run, "its process was killed; `relevance-assets run` goes on where it stopped")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=started, tags=OURS)):
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        instance.report_run_failed(run, "its process was killed; `relevance-assets run` goes on where it stopped")
 
 
 # ------------------------------------------------------------------------------------------------------ launching
@@ -97,7 +114,7 @@ def _launch(
     return job.execute_in_process(
         instance=instance,
         asset_selection=[key],
-        tags={PID: str(os.getpid()), **tags},
+        tags=OURS | tags,
         run_config=QUIET,
         raise_on_error=False,
         **options,  # type: ignore[arg-type]
@@ -126,14 +143,28 @@ def run_study(workspace: Workspace, instance: dg.DagsterInstance) -> Report:
     """
     definitions = study_definitions(workspace.study, workspace.home)
     report = Report()
-    for stage in study_stages(workspace):
+    stages = study_stages(workspace)
+    by_name = {stage.name: stage for stage in stages}
+    for asset, items in workspace.recorded_by_asset().items():
+        if asset not in by_name:  # a stage that today's settings leave out
+            forget(workspace, asset, items, [table for table, owner in ASSET_OF.items() if owner == asset])
+    checks = checks_of(workspace, stages)
+    for stage in stages:
         remove_orphans(workspace, stage)
+        before = workspace.record(stage.name, ALL)
         if stage.partition is None:
             _run_whole(workspace, stage, definitions, instance, report)
         else:
             _run_partitions(workspace, stage, definitions, instance, report)
         if stage.name == "participants":
             register_scans(workspace, instance)
+        if stage.resets and before and before["result"] != (workspace.record(stage.name, ALL) or {}).get("result"):
+            for lower in below(stages, stage.name):
+                forget(workspace, lower.name, workspace.recorded(lower.name), lower.tables)
+        # Dagster runs these checks only where the whole chunk went well, and not at all when nothing was to do.
+        for owner, name, _, check in checks:
+            if owner == stage.name:
+                _hold(stage.name, name, *check())
     _publish(workspace.home, instance, report)
     return report
 
@@ -221,6 +252,12 @@ def _publish(home: Home, instance: dg.DagsterInstance, report: Report) -> None:
     report.made["results_database"] = 1
 
 
+def _hold(stage: str, check: str, passed: bool, found: Mapping[str, Any]) -> None:
+    if not passed:
+        values = ", ".join(f"{key} {value}" for key, value in found.items())
+        raise Failed(f"{stage}: check {check} failed ({values}); nothing is built on it")
+
+
 def _raise_unless(
     result: dg.ExecuteInProcessResult,
     name: str,
@@ -230,10 +267,8 @@ def _raise_unless(
     """Raise Failed with one line where the run failed as a whole; scans that failed alone are no reason to stop."""
     if result.success:
         return
-    checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    if checks:
-        values = ", ".join(f"{key} {value.value}" for key, value in checks[0].metadata.items())
-        raise Failed(f"{name}: check {checks[0].check_name} failed ({values}); nothing is built on it")
+    for check in result.get_asset_check_evaluations():
+        _hold(name, check.check_name, check.passed, {key: value.value for key, value in check.metadata.items()})
     if workspace and items is not None:
         records = [workspace.record(name, item) for item in items]
         if any(record and record["outcome"] == "failed" for record in records):

@@ -58,7 +58,14 @@ def score_table(workspace: Workspace, predictions: pl.DataFrame) -> pl.DataFrame
         mean = (
             table.filter(pl.col("fold") != ENSEMBLE)
             .group_by("model", "set", "metric", maintain_order=True)
-            .agg(pl.col("value").mean(), pl.col("n").sum())
+            # Folds share the test scans; each validation scan belongs to one of them.
+            .agg(
+                pl.col("value").mean(),
+                pl.when(pl.col("set").first() == "test")
+                .then(pl.col("n").max())
+                .otherwise(pl.col("n").sum())
+                .alias("n"),
+            )
             .with_columns(fold=pl.lit("mean"))
         )
         frames += [table, mean]

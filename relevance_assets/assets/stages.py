@@ -13,7 +13,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -34,7 +34,9 @@ __all__ = [
     "Stage",
     "WATCHER",
     "begin",
+    "below",
     "each",
+    "forget",
     "remove_orphans",
     "run_items",
     "state_of",
@@ -98,6 +100,8 @@ class Stage:
         Item -> files that must exist for the item to count as done.
     partition, needs, kinds, group, pool
         How Dagster sees it. `needs` names stages of the same study; `external` full asset keys elsewhere.
+    resets
+        A new result makes everything below void at once, so that no table mixes old and new.
     """
 
     name: str
@@ -114,6 +118,7 @@ class Stage:
     kinds: frozenset[str] = frozenset({"python"})
     group: str = "cohort"
     pool: str | None = None
+    resets: bool = False
 
     def fingerprint(self, item: str) -> str:
         return fingerprint(self.name, self.version, self.inputs(item))
@@ -147,22 +152,37 @@ def state_of(workspace: Workspace, stage: Stage, item: str) -> Literal["current"
         return "stale"
     try:
         same = record["fingerprint"] == stage.fingerprint(item)
-    except NotReady:
+    except (ValueError, OSError):  # an input is gone or unreadable: making the item will say which
         return "stale"
     if record["outcome"] != "ok":
         return "failed" if same else "stale"
-    return "current" if same and all(path.exists() for path in stage.outputs(item)) else "stale"
+    there = workspace.has(stage.tables[0], item) and all(path.exists() for path in stage.outputs(item))
+    return "current" if same and there else "stale"
+
+
+def forget(workspace: Workspace, asset: str, items: set[str], tables: Iterable[str]) -> None:
+    """Take items' rows and records out of the tables."""
+    for item in items:
+        for table in tables:
+            workspace.delete(table, item)
+        workspace.delete("runs", f"{asset}__{item}")
 
 
 def remove_orphans(workspace: Workspace, stage: Stage) -> list[str]:
     """Take rows of items that should no longer be (a removed scan, a changed cohort) out of the tables."""
     recorded = workspace.recorded(stage.name)
-    orphans = sorted(recorded - set(stage.items()))
-    for item in orphans:
-        for table in stage.tables:
-            workspace.delete(table, item)
-        workspace.delete("runs", f"{stage.name}__{item}")
-    return orphans
+    orphans = recorded - set(stage.items())
+    forget(workspace, stage.name, orphans, stage.tables)
+    return sorted(orphans)
+
+
+def below(stages: list[Stage], name: str) -> list[Stage]:
+    """The stages that rest on this one, directly or not."""
+    found = {name}
+    for stage in stages:
+        if found & set(stage.needs):
+            found.add(stage.name)
+    return [stage for stage in stages if stage.name in found - {name}]
 
 
 def run_items(workspace: Workspace, stage: Stage, items: list[str], *, run_id: str = "") -> list[Outcome]:
@@ -203,6 +223,8 @@ def _run_item(workspace: Workspace, stage: Stage, make: Work, item: str, run_id:
         "result": None,
     }
     metadata: dict[str, Any] = {}
+    # Without a record the item counts as undone: a kill from here on must not leave the old record beside new files.
+    workspace.delete("runs", f"{stage.name}__{item}")
     try:
         record["fingerprint"] = stage.fingerprint(item)
         done = make(item)

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from relevance_assets.assets.models import people
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, tick
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint
@@ -105,9 +106,5 @@ def _correlations(workspace: Workspace) -> Stage:
 
 def _values(workspace: Workspace, column: str) -> pl.DataFrame:
     """Scan, person and the column, for scans that have masks, in order of the scan."""
-    scans = list(workspace.results("quantile_masks"))
-    return (
-        workspace.known_scans()
-        .filter(pl.col("scan").is_in(scans))
-        .select("scan", "participant_id", pl.col(column).cast(pl.Float64))
-    )
+    scans = sorted(workspace.results("quantile_masks"))
+    return people(workspace, scans).select("scan", "participant_id", pl.col(column).cast(pl.Float64))

@@ -53,7 +53,10 @@ def synthetic_asset(settings: SyntheticCohort, home: Home) -> dg.AssetsDefinitio
 
 
 def _database_inputs(home: Home) -> str:
-    files = [*home.tables.glob("*/*/*.parquet"), *SQL.glob("*/*.sql")]
+    if not (SQL / "views").is_dir():
+        raise ValueError(f"{SQL}: views and checks are missing; install from a checkout with pip install -e")
+    tables = (path for path in home.tables.glob("*/*/*.parquet") if not path.name.startswith("."))
+    files = [*tables, *SQL.glob("*/*.sql")]
     stats = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     return fingerprint(stats)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ class Workspace:
     def delete(self, table: str, partition: str) -> None:
         self.store.delete(table, self.study.name, partition)
 
+    def has(self, table: str, partition: str) -> bool:
+        return bool(self.store.files(table, self.study.name, partition))
+
     def record(self, asset: str, item: str) -> dict[str, Any] | None:
         """The row of table `runs` for this item, if any."""
         frame = self.read("runs", f"{asset}__{item}")
@@ -66,8 +70,15 @@ class Workspace:
 
     def recorded(self, asset: str) -> set[str]:
         """The items of an asset that have a record, whatever came of them."""
-        names = (name.partition("__") for name in self.store.partitions("runs", self.study.name))
-        return {item for owner, _, item in names if owner == asset}
+        return self.recorded_by_asset().get(asset, set())
+
+    def recorded_by_asset(self) -> dict[str, set[str]]:
+        """Every asset that has records, with its items."""
+        found: dict[str, set[str]] = {}
+        for name in self.store.partitions("runs", self.study.name):
+            asset, _, item = name.partition("__")
+            found.setdefault(asset, set()).add(item)
+        return found
 
     def results(self, asset: str, *, items: list[str] | None = None) -> dict[str, str]:
         """What each finished item of an asset came to (a content hash), by item."""
@@ -132,6 +143,7 @@ class Workspace:
                 "Name": self.study.title,
                 "BIDSVersion": "1.10.0",
                 "DatasetType": "derivative",
-                "GeneratedBy": [{"Name": "relevance-assets", "Version": "0.1.0"}],
+                "GeneratedBy": [{"Name": "relevance-assets", "Version": version("relevance-assets")}],
+                "DatasetLinks": {"raw": self.bids.resolve().as_uri()},
             },
         )

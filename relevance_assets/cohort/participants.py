@@ -18,7 +18,7 @@ import polars as pl
 from relevance_assets.cohort.bids import DatasetError, ScanFiles
 from relevance_assets.study import Study
 
-__all__ = ["Participants", "cohort_table", "column_values", "read_participants"]
+__all__ = ["Participants", "cohort_table", "column_values", "participants_table", "read_participants"]
 
 Participants = tuple[pl.DataFrame, dict[str, str]]
 
@@ -217,18 +217,33 @@ def _scan_row(study: Study, scan: ScanFiles, row: Mapping[str, str | None], list
         status, reasons = "excluded", [excluded]
     elif reasons:
         status = "failed"
-    known = {"participant_id", "session_id", *TEXT, *NUMBERS}
     return {
         "scan": scan.scan,
         "participant_id": scan.participant_id,
         "session": scan.session,
-        **{column: numbers[column] for column in NUMBERS},
-        **{column: row.get(column) for column in TEXT},
-        "other": json.dumps({column: row[column] for column in sorted(row) if column not in known}),
+        **_person(row),
         "target": numbers[cohort.target.column],
         "status": status,
         "reason": "; ".join(reasons) or None,
     }
+
+
+def _person(row: Mapping[str, str | None]) -> dict[str, Any]:
+    """The columns that the tables know, and all further ones as a JSON object."""
+    known = {"participant_id", "session_id", *TEXT, *NUMBERS}
+    return {
+        **{column: _number(row.get(column)) for column in NUMBERS},
+        **{column: row.get(column) for column in TEXT},
+        "other": json.dumps({column: row[column] for column in sorted(row) if column not in known}),
+    }
+
+
+def participants_table(participants: Participants) -> pl.DataFrame:
+    """One row per person as participants.tsv describes them, with images or without; see `cohort_table`."""
+    people = participants[0].filter(pl.col("session_id").is_null()).iter_rows(named=True)
+    columns = ("participant_id", "age", "sex", "group", "ms_type", "edss", "other")
+    rows = [{"participant_id": row["participant_id"], **_person(row)} for row in people]
+    return pl.DataFrame(rows, schema={column: SCHEMA[column] for column in columns}).sort("participant_id")
 
 
 def _number(text: str | None) -> float | None:

@@ -41,7 +41,7 @@ def _table(title: str, columns: list[str], rows: list[list[Any]], right_from: in
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index >= right_from else "left", no_wrap=index < right_from)
     for row in rows:
-        table.add_row(*(_number(value) for value in row))
+        table.add_row(*(Text(_number(value)) for value in row))
     return Group(Text(title, style="bold"), table) if title else table
 
 
@@ -51,7 +51,7 @@ def frame_table(frame: pl.DataFrame, rows: int = 100) -> RenderableType:
     for name, dtype in frame.schema.items():
         table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="fold")
     for row in frame.head(rows).iter_rows():
-        table.add_row(*(_number(value) for value in row))
+        table.add_row(*(Text(_number(value)) for value in row))
     hidden = frame.height - rows
     if frame.is_empty():
         return Text("no rows", style="dim")

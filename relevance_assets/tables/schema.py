@@ -99,7 +99,7 @@ _ALL = (
         _whole("fold", "fold in which the scan is validated; null for test", nullable=True),
         _text("participant_id", "sub-<label>"),
     )),
-    _table("training_epochs", "Course of training.", (_MODEL, _FOLD, _whole("epoch", "from 0")), (
+    _table("training_epochs", "Course of training.", (_MODEL, _FOLD, _whole("epoch", "from 1")), (
         _real("loss", "mean loss of the training batches", nullable=True),
         _real("validation_loss", "loss on the validation scans", nullable=True),
         _real("validation_metric", "the monitored measure on the validation scans", nullable=True),

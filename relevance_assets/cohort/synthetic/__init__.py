@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["is_complete", "synthesise"]
+__all__ = ["check_folder", "is_complete", "synthesise"]
 
 
 def synthesise(
@@ -57,3 +57,10 @@ def is_complete(out: Path, *, scans: int, voxel_size_mm: float, seed: int, effec
     from relevance_assets.cohort.synthetic import cohort
 
     return cohort.is_complete(Path(out), scans=scans, voxel_size_mm=voxel_size_mm, seed=seed, effect=effect)
+
+
+def check_folder(out: Path, *, scans: int, voxel_size_mm: float, seed: int, effect: float) -> None:
+    """Raise SyntheticCohortError if these settings are out of range or `out` holds something else."""
+    from relevance_assets.cohort.synthetic import cohort
+
+    cohort.check_folder(Path(out), scans=scans, voxel_size_mm=voxel_size_mm, seed=seed, effect=effect)

@@ -22,7 +22,7 @@ from relevance_assets.cohort.synthetic import bids, lesions, scan
 from relevance_assets.cohort.synthetic.people import Visit, draw_visits
 from relevance_assets.files import atomic_path, write_json
 
-__all__ = ["SyntheticCohortError", "is_complete", "synthesise"]
+__all__ = ["SyntheticCohortError", "check_folder", "is_complete", "synthesise"]
 
 GENERATOR_VERSION = "1"  # raise it when the same seed gives other bytes
 BIDS_VERSION = "1.11.1"
@@ -73,9 +73,9 @@ def synthesise(
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """See `relevance_assets.cohort.synthetic.synthesise`."""
-    _check_settings(scans, voxel_size_mm, seed, effect)
-    settings = {"seed": seed, "effect": float(effect), "voxel_size_mm": float(voxel_size_mm)}
-    provenance = {**settings, "version": GENERATOR_VERSION}
+    check_folder(out, scans=scans, voxel_size_mm=voxel_size_mm, seed=seed, effect=effect)
+    provenance = _provenance(voxel_size_mm, seed, effect)
+    settings = {name: value for name, value in provenance.items() if name != "version"}
     _begin(out, provenance, scans)
     truth = out / "derivatives" / "truth"
     visits = list(draw_visits(seed, scans))
@@ -93,8 +93,7 @@ def is_complete(out: Path, *, scans: int, voxel_size_mm: float, seed: int, effec
     description = out / "dataset_description.json"
     if not description.exists() or not (out / "participants.tsv").exists():
         return False
-    asked = {"seed": seed, "effect": float(effect), "voxel_size_mm": float(voxel_size_mm), "version": GENERATOR_VERSION}
-    return _settings_of(description) == (asked, scans)
+    return _settings_of(description) == (_provenance(voxel_size_mm, seed, effect), scans)
 
 
 def _check_settings(scans: int, voxel_size_mm: float, seed: int, effect: float) -> None:
@@ -109,25 +108,42 @@ def _check_settings(scans: int, voxel_size_mm: float, seed: int, effect: float) 
         raise SyntheticCohortError(f"effect is {effect}: choose 0 (none) or larger")
 
 
-def _begin(out: Path, provenance: dict[str, Any], scans: int) -> None:
-    """Check that `out` is empty or holds this cohort; write what comes first."""
+def check_folder(out: Path, *, scans: int, voxel_size_mm: float, seed: int, effect: float) -> None:
+    """See `relevance_assets.cohort.synthetic.check_folder`."""
+    _check_settings(scans, voxel_size_mm, seed, effect)
     description = out / "dataset_description.json"
-    if description.exists():
-        before, before_scans = _settings_of(description)
-        if before != provenance:
-            raise SyntheticCohortError(
-                f"{out} holds a synthetic cohort with other settings ({_words(before)}; asked: "
-                f"{_words(provenance)}): choose another folder, or delete this one"
-            )
-        if before_scans > scans:
-            raise SyntheticCohortError(
-                f"{out} holds a synthetic cohort of {before_scans} scans, more than the {scans} asked for: "
-                "choose another folder, or delete this one"
-            )
-        if before_scans < scans:
-            (out / "participants.tsv").unlink(missing_ok=True)
-    elif out.exists() and any(out.iterdir()):
-        raise SyntheticCohortError(f"{out} is not empty and holds no synthetic cohort: choose another folder")
+    if not description.exists():
+        if out.exists() and any(out.iterdir()):
+            raise SyntheticCohortError(f"{out} is not empty and holds no synthetic cohort: choose another folder")
+        return
+    asked = _provenance(voxel_size_mm, seed, effect)
+    before, before_scans = _settings_of(description)
+    if before != asked:
+        raise SyntheticCohortError(
+            f"{out} holds a synthetic cohort with other settings ({_words(before)}; asked: {_words(asked)}): "
+            "choose another folder, or delete this one"
+        )
+    if before_scans > scans:
+        raise SyntheticCohortError(
+            f"{out} holds a synthetic cohort of {before_scans} scans, more than the {scans} asked for: "
+            "choose another folder, or delete this one"
+        )
+
+
+def _provenance(voxel_size_mm: float, seed: int, effect: float) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "effect": float(effect),
+        "voxel_size_mm": float(voxel_size_mm),
+        "version": GENERATOR_VERSION,
+    }
+
+
+def _begin(out: Path, provenance: dict[str, Any], scans: int) -> None:
+    """Write what comes first; participants.tsv goes while scans are missing."""
+    description = out / "dataset_description.json"
+    if description.exists() and _settings_of(description)[1] < scans:
+        (out / "participants.tsv").unlink(missing_ok=True)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     truth = out / "derivatives" / "truth"
     _write_text(out / "README", README)
