@@ -42,6 +42,8 @@ def test_help_names_every_command() -> None:
         (("run", "nothing"), "no study 'nothing'; there are: brain_age, disability"),
         (("run", "brain_age", "--bids", "/does/not/exist"), "no such folder"),
         (("run", "brain_age", "--set", "training.epochs"), "write it as key=value"),
+        (("run", "brain_age", "--set", "masks.top_percents=[1,"), "not valid YAML"),
+        (("demo", "--effect", "-1"), "synthetic cohort: effect"),
         (("run", "brain_age", "--set", "training.epoch=3"), "training.epoch: Extra inputs are not permitted"),
     ],
 )
@@ -49,7 +51,8 @@ def test_wrong_words_are_answered_in_one_line(home: Home, words: tuple[str, ...]
     text = ask(*words, code=2)
     assert message in text
     assert "Traceback" not in text
-    assert not home.settings("brain_age").exists(), "a refused setting must not be remembered"
+    for name in ("brain_age", "synthetic_cohort"):
+        assert not home.settings(name).exists(), "a refused setting must not be remembered"
 
 
 def test_a_refused_setting_leaves_the_earlier_ones(home: Home) -> None:
@@ -87,6 +90,7 @@ def test_query_answers_in_every_format(home: Home, tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "answer.parquet").height == 2
     ask("query", str(path), "--format", "csv", "--to", str(tmp_path / "answer.csv"))
     assert (tmp_path / "answer.csv").read_text().startswith("n,s,x")
+    assert "[/tmp/x] age [years]" in ask("query", "SELECT '[/tmp/x] age [years]' AS s")
     assert "no_such" in ask("query", "SELECT no_such FROM t", code=1)
 
 

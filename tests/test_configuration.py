@@ -39,6 +39,8 @@ def test_shipped_studies_are_valid(tmp_path: Path) -> None:
         ({"contrasts.qT1.scale": {"low": 2, "high": 1}}, "above low"),
         ({"split.folds": 1}, "split.folds"),
         ({"name": "../evil"}, "name"),
+        ({"contrasts.MWF.suffix": "T1map"}, "same image"),
+        ({"methods": {"lrp_a": {"composite": "disability"}, "lrpA": {"composite": "disability"}}}, "BIDS labels"),
     ],
 )
 def test_wrong_settings_name_the_key(attributes: dict, tmp_path: Path, change: dict, words: str) -> None:
