@@ -198,6 +198,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
                     "image": contrast.name,
                     "path": workspace.relative(path),
                     "sha256": sha256(path),
+                    "share_cropped": prepared.share_cropped,
                 }
             )
         mask = workspace.mask_path(scan)
@@ -218,6 +219,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
             metadata={
                 "brain_ml": round(rows[0]["brain_volume_mm3"] / 1000),
                 "share_clipped": max(row["share_clipped"] for row in rows),
+                "share_cropped": prepared.share_cropped,
                 "preview": mosaic(prepared.images, [c.name for c in study.contrasts]),
             },
         )

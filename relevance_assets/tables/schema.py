@@ -93,6 +93,7 @@ _ALL = (
         _real("mean", "mean in the brain, before scaling", nullable=True),
         _real("standard_deviation", "standard deviation in the brain, before scaling", nullable=True),
         _real("share_clipped", "share of brain voxels that scaling cut off at 0 or 1", nullable=True),
+        _real("share_cropped", "share of brain voxels that crop_or_pad cut off", nullable=True),
     )),
     _table("splits", "Set and fold of each scan; all scans of a person are in the same.", (_SCAN,), (
         _text("set", "'train' or 'test'"),
