@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,19 +62,27 @@ def _quit(message: object, code: int = 1) -> typer.Exit:
     return typer.Exit(code)
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[Text], None]]:
-    """One bar per stage on a terminal, one line per stage elsewhere."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
+Say = Callable[[Text], None]
 
+
+@contextmanager
+def _progress() -> Iterator[Say]:
+    """A bar per stage on a terminal, a line per stage elsewhere."""
     from relevance_assets.assets.stages import WATCHER
+
+    warnings.filterwarnings("ignore")
+    shown = _bars() if console.is_terminal else _lines()
+    with shown as watch:
+        token = WATCHER.set(watch)
+        try:
+            yield console.print
+        finally:
+            WATCHER.reset(token)
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, float, int, str], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
         SpinnerColumn(finished_text="[green]✓[/green]"),
@@ -83,7 +92,6 @@ def _progress() -> Iterator[Callable[[Text], None]]:
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[doing]}[/dim]"),
     )
-    warnings.filterwarnings("ignore")
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, Any] = {}
         finished: dict[str, float] = {}
@@ -97,11 +105,22 @@ def _progress() -> Iterator[Callable[[Text], None]]:
             if done >= total and not doing:  # the chunk's end
                 finished[stage] = base + total
 
-        token = WATCHER.set(watch)
-        try:
-            yield bars.console.print
-        finally:
-            WATCHER.reset(token)
+        yield watch
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[str, float, int, str], None]]:
+    started: dict[str, float] = {}
+
+    def watch(stage: str, done: float, total: int, doing: str) -> None:
+        clock = time.monotonic()
+        if stage not in started:
+            started[stage] = clock
+            console.print(f"  {stage} …")
+        if done >= total and not doing:  # the chunk's end
+            console.print(f"✓ {stage}: {total} in {clock - started.pop(stage):.0f} s")
+
+    yield watch
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
@@ -180,13 +199,11 @@ def synthesise(
     effect: Annotated[float, typer.Option(help="Size of the planted effect of EDSS; 0 plants none.")] = 1.0,
 ) -> None:
     """Make a synthetic MS cohort as a valid BIDS dataset, with planted truth in derivatives/truth."""
-    from relevance_assets.assets.stages import tick
+    from relevance_assets.assets.stages import begin, tick
     from relevance_assets.cohort.synthetic import synthesise as make
 
     with _progress():
-        from relevance_assets.assets import stages
-
-        stages.begin("synthesise", 0, scans)
+        begin("synthesise", 0, scans)
         try:
             make(
                 out,
@@ -194,7 +211,7 @@ def synthesise(
                 voxel_size_mm=voxel_size_mm,
                 seed=seed,
                 effect=effect,
-                progress=lambda done, total: tick(float(done), f"{done} of {total}"),
+                progress=lambda done, total: tick(float(done), "" if done == total else f"{done} of {total}"),
             )
         except ValueError as error:
             raise _quit(error) from error
