@@ -51,9 +51,10 @@ WATCHER: ContextVar[Callable[[str, float, int, str], None] | None] = ContextVar(
 _PLACE: ContextVar[tuple[str, int, int]] = ContextVar("place", default=("", 0, 1))
 
 
-def begin(stage: str, number: int, total: int) -> None:
+def begin(stage: str, number: int, total: int, text: str = "…") -> None:
     """Say which item of which stage comes next."""
     _PLACE.set((stage, number, total))
+    tick(0.0, text)
 
 
 def tick(fraction: float, text: str) -> None:
@@ -203,8 +204,7 @@ def run_items(workspace: Workspace, stage: Stage, items: list[str], *, run_id: s
     watcher = WATCHER.get()
     with stage.work() as make:
         for number, item in enumerate(todo):
-            begin(stage.name, number, len(todo))
-            tick(0.0, item)
+            begin(stage.name, number, len(todo), item)
             outcomes.append(_run_item(workspace, stage, make, item, run_id))
     if watcher:
         watcher(stage.name, len(todo), len(todo), "")
