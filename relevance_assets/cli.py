@@ -111,12 +111,14 @@ def _bars() -> Iterator[Callable[[str, float, int, str], None]]:
 @contextmanager
 def _lines() -> Iterator[Callable[[str, float, int, str], None]]:
     started: dict[str, float] = {}
+    named: set[str] = set()
 
     def watch(stage: str, done: float, total: int, doing: str) -> None:
         clock = time.monotonic()
-        if stage not in started:
-            started[stage] = clock
+        started.setdefault(stage, clock)
+        if stage not in named:
             console.print(f"  {stage} …")
+            named.add(stage)
         if done >= total and not doing:  # the chunk's end
             console.print(f"✓ {stage}: {total} in {clock - started.pop(stage):.0f} s")
 

@@ -30,7 +30,7 @@ def mosaic(images: np.ndarray, names: Sequence[str]) -> Picture:
     images : (contrast, x, y, z)
     """
     columns = [np.concatenate([_grey(plane) for plane in _planes(image)], axis=0) for image in images]
-    return _png(np.concatenate(columns, axis=1), f"axial, coronal, sagittal of {', '.join(names)}")
+    return _png(np.concatenate(columns, axis=1), f"axial, coronal, sagittal: {', '.join(names)}")
 
 
 def overlay_mosaic(image: np.ndarray, maps: np.ndarray, names: Sequence[str]) -> Picture:
@@ -40,7 +40,7 @@ def overlay_mosaic(image: np.ndarray, maps: np.ndarray, names: Sequence[str]) ->
         top = np.percentile(np.abs(values[values != 0]), 99.5) if np.any(values) else 1.0
         planes = zip(_planes(image), _planes(values / top), strict=True)
         columns.append(np.concatenate([_coloured(grey, value) for grey, value in planes], axis=0))
-    return _png(np.concatenate(columns, axis=1), f"relevance for {', '.join(names)}")
+    return _png(np.concatenate(columns, axis=1), f"relevance, red for and blue against: {', '.join(names)}")
 
 
 def _planes(volume: np.ndarray) -> list[np.ndarray]:
