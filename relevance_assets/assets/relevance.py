@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -172,7 +173,7 @@ def _geometry(workspace: Workspace, scan: str) -> Any:
 
 def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str, folds: list[str]) -> None:
     study = workspace.study
-    sources = [path.relative_to(workspace.home.derivatives(study.name)) for path in workspace.prepared_paths(scan)]
+    sources = [_within(workspace, path) for path in workspace.prepared_paths(scan)]
     content = {
         "Description": f"Relevance of {contrast} for the output of {study.model.name}",
         "Sources": [f"bids::{source}" for source in sources],
@@ -186,6 +187,11 @@ def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str,
         path = workspace.map_path(scan, method, contrast, native=native)
         grid = {} if native else {"Resolution": "grid of the preparation recipe"}
         write_json(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), content | grid)
+
+
+def _within(workspace: Workspace, path: Path) -> Path:
+    """A derivative's path inside its dataset, as BIDS URIs name it."""
+    return path.relative_to(workspace.home.derivatives(workspace.study.name))
 
 
 def _largest(values: pl.Series) -> float | None:
@@ -233,6 +239,8 @@ def _quantile_masks(workspace: Workspace) -> Stage:
                     path.with_name(path.name.removesuffix(".nii.gz") + ".json"),
                     {
                         "Description": "Value N: voxel is among the top N % of the map's positive voxels in the brain",
+                        "Sources": [f"bids::{_within(workspace, workspace.map_path(scan, method, contrast))}"],
+                        "CodeVersion": version("relevance-assets"),
                         "Resolution": "grid of the preparation recipe",
                         "SkullStripped": True,
                     },
