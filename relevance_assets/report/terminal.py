@@ -69,7 +69,9 @@ def study_summary(home: Home, name: str) -> list[RenderableType]:
     )
     parts += [Text(study.title, style="bold"), Text(source, style="dim")]
     makers = (_scores, _localisation, _correlations)
-    parts += [part for make in makers for part in (Text(), make(study, store)) if part is not None]
+    for make in makers:
+        part = make(study, store)
+        parts += [Text(), part] if part is not None else []
     return [*parts, Text(), _places(home, study)]
 
 
