@@ -6,6 +6,7 @@ skipped, errors stay with their scan: the good ones are logged as materialised, 
 Belongs here: what Dagster must know of a stage. Does not belong here: work, settings, checks.
 """
 
+import math
 import warnings
 from typing import Any
 
@@ -125,13 +126,11 @@ def _metadata(workspace: Workspace, stage: Stage, outcome: Outcome) -> dict[str,
     for name, value in outcome.metadata.items():
         if value is None:
             continue
-        metadata[name] = (
-            dg.MetadataValue.md(str(value))
-            if isinstance(value, Picture)
-            else float(f"{value:.4g}")
-            if isinstance(value, float)
-            else value
-        )
+        if isinstance(value, Picture):
+            value = dg.MetadataValue.md(str(value))
+        elif isinstance(value, float):
+            value = float(f"{value:.4g}") if math.isfinite(value) else str(value)
+        metadata[name] = value
     rows = workspace.read(stage.tables[0], outcome.item).height
     metadata["dagster/row_count"] = rows
     lineage = column_lineage(workspace.study.name, stage.tables[0])

@@ -211,9 +211,10 @@ def _scores(workspace: Workspace) -> Stage:
     def make(_: str) -> Done:
         from relevance_assets.assets.baselines import baseline_predictions
         from relevance_assets.assets.scoring import brain_age_gap, score_table
+        from relevance_assets.statistics.brain_age import age_dependence
 
         predictions = workspace.read("predictions").filter(pl.col("model") == study.model.name)
-        tables = {}
+        tables, extra = {}, {}
         if study.statistics.ridge_voxel_size_mm is not None:
             tick(0.1, "baselines")
             predictions = pl.concat([predictions, baseline_predictions(workspace)], how="diagonal_relaxed")
@@ -221,13 +222,15 @@ def _scores(workspace: Workspace) -> Stage:
         tables["scores"] = score_table(workspace, predictions)
         if study.cohort.target.column == "age":
             tables["brain_age_gap"] = brain_age_gap(workspace, predictions)
+            left = age_dependence(tables["brain_age_gap"]).filter(pl.col("set") == "test")
+            extra = {f"test_{name}": left[name][0] for name in ("r_gap", "r_corrected_gap") if left.height}
         test = tables["scores"].filter(
             (pl.col("model") == study.model.name) & (pl.col("set") == "test") & (pl.col("fold") == "ensemble")
         )
         return Done(
             tables=tables,
             result=fingerprint(tables["scores"].rows()),
-            metadata={f"test_{metric}": value for metric, value in test.select("metric", "value").iter_rows()},
+            metadata={f"test_{metric}": value for metric, value in test.select("metric", "value").iter_rows()} | extra,
         )
 
     return Stage(

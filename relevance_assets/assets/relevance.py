@@ -91,10 +91,12 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         rows: list[dict[str, Any]] = []
         hashes: list[str] = []
         shown: dict[str, np.ndarray] = {}
+        amplification = 0.0
         for method in study.methods:
             explained = {fold: explainer(method, fold)(images, sample.covariates[0]) for fold in folds}
             if len(folds) > 1:
                 explained[ENSEMBLE] = mean_explanation(list(explained.values()))
+            amplification = max(amplification, *(float(e.amplification.max()) for e in explained.values()))
             for fold, explanation in explained.items():
                 key = {"method": method, "fold": fold, "scan": scan}
                 rows.append(key | {"contrast": WHOLE} | account(explanation))
@@ -124,6 +126,7 @@ def _relevance_maps(workspace: Workspace) -> Stage:
                 "models": ", ".join(f"fold {fold}" for fold in folds),
                 "largest_unexplained": _largest(frame["unexplained"]),
                 "largest_share_outside_brain": _largest(frame["share_outside_brain"]),
+                "largest_amplification": amplification,  # far above 1: signs cancel, the map is fragile
                 "preview": overlay_mosaic(images[0], np.stack(list(shown.values())), list(shown)),
             },
         )
