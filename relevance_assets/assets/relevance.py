@@ -198,7 +198,7 @@ def _within(workspace: Workspace, path: Path) -> Path:
 
 
 def _largest(values: pl.Series) -> float | None:
-    top = values.drop_nulls().abs().max()
+    top = values.cast(pl.Float64).abs().max()  # all null: no map has the measure
     return None if top is None else float(top)  # type: ignore[arg-type]
 
 

@@ -39,7 +39,12 @@ def _table(title: str, columns: list[str], rows: list[list[Any]], right_from: in
     # The title is a line of its own: rich would fold it to the width of the columns.
     table = Table(header_style="dim", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index >= right_from else "left", no_wrap=index < right_from)
+        table.add_column(
+            column,
+            justify="right" if index >= right_from else "left",
+            no_wrap=index < min(right_from, len(columns) - 1),
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*(Text(_number(value)) for value in row))
     return Group(Text(title, style="bold"), table) if title else table

@@ -20,7 +20,7 @@ from small_study import ROOT, command, run, settle
 
 from relevance_assets.assets.runner import dagster_instance
 from relevance_assets.assets.workspace import Workspace
-from relevance_assets.configuration import load_studies
+from relevance_assets.configuration import load_studies, remember
 from relevance_assets.home import Home
 from relevance_assets.tables.database import publish
 from relevance_assets.tables.query import run_query
@@ -209,3 +209,37 @@ def test_publishing_again_gives_the_same_counts(finished: Home, tmp_path: Path) 
     counts = publish(finished.tables, tmp_path / "again.duckdb", ROOT / "sql")
     frame = run_query(finished.database, "SELECT count(*) AS n FROM relevance_maps")
     assert counts["relevance_maps"] == frame["n"][0]
+
+
+def test_brain_age_beside_its_baselines(cohort: Path, tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    remember(
+        home,
+        "brain_age",
+        {
+            "cohort.bids": str(cohort),
+            "preparation.resample.voxel_size_mm": [9, 9, 9],
+            "preparation.crop_or_pad.shape": [18, 24, 18],
+            "training.epochs": 2,
+            "statistics.bootstrap": 100,
+            "statistics.ridge_voxel_size_mm": 18,
+        },
+    )
+    done = run("run", "brain_age", home=home.root)
+    assert "ridge" in done.stdout
+    store = Store(home.tables)
+    scans = store.read("scans", "brain_age")
+    assert scans["status"].unique().to_list() == ["ok"]
+    brain_ml = store.read("volumes", "brain_age")["brain_volume_mm3"] / 1000
+    assert 1000 < brain_ml.min() < brain_ml.max() < 2500  # type: ignore[operator]
+    scores = store.read("scores", "brain_age")
+    assert set(scores["model"]) == {"mrinet", "ridge", "mean"}
+    assert set(scores["metric"]) == {"mae", "rmse", "r", "r2"}
+    # Every model is scored on the same people.
+    assert scores.filter((pl.col("set") == "test") & (pl.col("fold") == "ensemble"))["n"].n_unique() == 1
+    gaps = store.read("brain_age_gap", "brain_age")
+    assert set(gaps["scan"]) == set(scans["scan"])
+    assert np.allclose(gaps["gap_years"], gaps["predicted_age"] - gaps["age"])
+    maps = store.read("relevance_maps", "brain_age")
+    assert maps.filter(pl.col("path").is_not_null()).height == scans.height
+    assert maps["unexplained"].abs().max() < 1e-8 * maps["start"].abs().max()

@@ -24,7 +24,7 @@ from relevance_assets.files import atomic_path, write_json
 
 __all__ = ["SyntheticCohortError", "check_folder", "is_complete", "synthesise"]
 
-GENERATOR_VERSION = "1"  # raise it when the same seed gives other bytes
+GENERATOR_VERSION = "2"  # raise it when the same seed gives other bytes
 BIDS_VERSION = "1.11.1"
 LARGEST_VOXEL_MM = 12.0
 SMALLEST_VOXEL_MM = 0.5
@@ -36,8 +36,9 @@ A synthetic MS cohort. Nobody in it exists.
 Made from the MNI152NLin2009aSym template (bundled with nilearn) by the synthetic cohort of
 relevance-assets. EDSS changes tissue in a planted region only; a decoy region changes as much, at random.
 The truth (masks, zones, warps) is in derivatives/truth. Seed and settings are in dataset_description.json.
-T1map is in ms, MWFmap and NDI (dwi/*_model-noddi_param-ICVF_dwimap) are fractions from 0 to 1, exactly 0
-outside the brain. The suffix dwimap is not yet in BIDS (BEP016), hence .bidsignore.
+Every image is brain-extracted: exactly 0 outside the brain. T1map is in ms, MWFmap and NDI
+(dwi/*_model-noddi_param-ICVF_dwimap) are fractions from 0 to 1. The suffix dwimap is not yet in BIDS
+(BEP016), hence .bidsignore.
 """
 
 PARTICIPANTS_JSON = {

@@ -166,13 +166,14 @@ def _thinning(at: dict[str, np.ndarray], visit: Visit) -> np.ndarray:
 
 
 def _images(sums: dict[str, np.ndarray], grid: Grid, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The five images: bias field and Rician noise on the weighted ones, fit noise on the maps."""
+    """The five images, 0 outside the brain: bias field and Rician noise on the weighted ones, fit noise on the maps."""
     brain = sums["brain"]
     inside = brain >= 0.5
     images = {}
     for name in ("T1w", "FLAIR"):
         field = np.exp(smooth_field(grid, rng, 90.0, signal.BIAS_SD, 1)[0])
-        images[name] = signal.add_rician_noise(sums[name] * field, signal.reference_noise(name), rng)
+        noisy = signal.add_rician_noise(sums[name] * field, signal.reference_noise(name), rng)
+        images[name] = np.where(inside, noisy, 0.0)  # brain-extracted, as the templates are
     share = np.where(inside, brain, 1.0)
     exact = {"T1map": share / np.where(inside, sums["r1"], 1.0), "MWFmap": sums["mwf"] / share}
     exact["dwimap"] = sums["ndi"] / share
