@@ -120,7 +120,7 @@ def _lines() -> Iterator[Callable[[str, float, int, str], None]]:
             console.print(f"  {stage} …")
             named.add(stage)
         if done >= total and not doing:  # the chunk's end
-            console.print(f"✓ {stage}: {total} in {clock - started.pop(stage):.0f} s")
+            console.print(f"  {stage}: {total} in {clock - started.pop(stage):.0f} s")
 
     yield watch
 
@@ -142,7 +142,7 @@ def _run(home: Home, study: str, *, synthetic: bool) -> None:
     """Run a study, with progress; used by `run` and `demo`."""
     from relevance_assets.assets.runner import Failed, dagster_instance, run_study, run_synthetic
     from relevance_assets.assets.workspace import Workspace
-    from relevance_assets.configuration import SettingsError, load_studies
+    from relevance_assets.configuration import SettingsError, load_studies, read_settings
 
     try:
         studies = load_studies(home)
@@ -150,6 +150,9 @@ def _run(home: Home, study: str, *, synthetic: bool) -> None:
             raise _quit(f"no study {study!r}; there are: {', '.join(studies) or 'none'}", 2)
         workspace = Workspace(studies[study], home)
         with dagster_instance(home, alone=True) as instance, _progress() as say:
+            if home.settings(study).exists():
+                kept = ", ".join(f"{name}={value}" for name, value in read_settings(home.settings(study)).items())
+                say(Text(f"settings of this home ({home.settings(study)}): {kept}", style="dim"))
             made = synthetic and run_synthetic(home, instance)
             report = run_study(workspace, instance)
             for stage, reasons in report.failed.items():
@@ -223,7 +226,10 @@ def synthesise(
 @app.command()
 def run(
     study: Annotated[str, typer.Argument(help="The study's name, as in dagster_project/defs/*/defs.yaml.")],
-    bids: Annotated[Path | None, typer.Option(help="Your BIDS folder; without it the synthetic cohort.")] = None,
+    bids: Annotated[
+        Path | None,
+        typer.Option(help="Your BIDS folder. Without it: the one of the last call, at first the synthetic cohort."),
+    ] = None,
     home: HomeOption = None,
     settings: Annotated[
         list[str] | None,
@@ -233,7 +239,8 @@ def run(
     """Bring one study up to date, through Dagster, in chunks.
 
     What is done is not done again; after an interruption the same command goes on. A scan that cannot be used is
-    left out and listed by `status`; the others go on. --bids and --set are remembered in the home folder.
+    left out and listed by `status`; the others go on. --bids and --set are kept in HOME/studies/STUDY.yaml and hold
+    for later calls, and in the web UI, until that file is changed or removed.
     """
     from relevance_assets.configuration import SettingsError, load_studies, remembered
     from relevance_assets.report.terminal import study_summary
@@ -266,12 +273,15 @@ def query(
     home: HomeOption = None,
 ) -> None:
     """Ask results.duckdb a question. Example questions are in sql/queries/."""
+    from relevance_assets.configuration import SQL
     from relevance_assets.report.terminal import frame_table
     from relevance_assets.tables.query import QueryError, run_query
 
     place = _home(home)
     try:
         path = Path(sql)
+        if path.suffix == ".sql" and not path.exists():  # also from outside the checkout
+            path = SQL / "queries" / path.name
         frame = run_query(place.database, path if path.suffix == ".sql" else sql)
     except QueryError as error:
         raise _quit(error) from error

@@ -21,6 +21,7 @@ from relevance_assets.study import Study
 __all__ = [
     "COMPONENT",
     "DEFINITIONS",
+    "SQL",
     "SettingsError",
     "load_studies",
     "overridden",
@@ -30,6 +31,7 @@ __all__ = [
     "study_from",
 ]
 
+SQL = Path(__file__).resolve().parents[1] / "sql"
 DEFINITIONS = Path(__file__).resolve().parents[1] / "dagster_project" / "defs"
 COMPONENT = "relevance_assets.component.StudyComponent"
 

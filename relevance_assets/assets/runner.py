@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from relevance_assets.assets.checks import checks_of
 from relevance_assets.assets.chunks import CHUNK, asset_key, partitions_of, register_scans
@@ -165,6 +166,9 @@ def run_study(workspace: Workspace, instance: dg.DagsterInstance) -> Report:
         for owner, name, _, check in checks:
             if owner == stage.name:
                 _hold(stage.name, name, *check())
+    left_out = workspace.read("scans").filter(pl.col("status") == "failed")
+    if left_out.height:
+        report.failed["participants"] = left_out["reason"].to_list()
     _publish(workspace.home, instance, report)
     return report
 
@@ -181,6 +185,9 @@ def _run_whole(
         return
     result = _launch(definitions, instance, key, {})
     report.runs += 1
+    record = workspace.record(stage.name, ALL)
+    if record and record["outcome"] == "failed":
+        raise Failed(f"{stage.name}: {record['reason']}")
     _raise_unless(result, stage.name, workspace)
     report.made[stage.name] = 1
 

@@ -13,13 +13,12 @@ import dagster as dg
 from pydantic import Field
 
 from relevance_assets.assets.stages import begin, tick
+from relevance_assets.configuration import SQL
 from relevance_assets.files import fingerprint
 from relevance_assets.home import Home
 from relevance_assets.study import Settings
 
-__all__ = ["SQL", "SyntheticCohort", "database_asset", "database_is_current", "synthetic_asset"]
-
-SQL = Path(__file__).resolve().parents[2] / "sql"
+__all__ = ["SyntheticCohort", "database_asset", "database_is_current", "synthetic_asset"]
 
 
 class SyntheticCohort(Settings):

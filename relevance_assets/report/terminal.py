@@ -142,7 +142,7 @@ def _places(home: Home, study: Study) -> RenderableType:
         ("maps, volumes", str(home.derivatives(study.name))),
         ("tables", str(home.tables)),
         ("ask", "relevance-assets query sql/queries/…  (or any SQL)"),
-        ("look", "make ui"),
+        ("look", "relevance-assets ui"),
     ]
     for name, place in rows:
         table.add_row(Text(name, style="dim"), Text(place))
@@ -156,6 +156,12 @@ def status_parts(home: Home) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for study in load_studies(home).values():
         scans = store.read("scans", study.name)
+        stopped = store.read("runs", study.name).filter((pl.col("item") == "all") & (pl.col("outcome") == "failed"))
+        if scans.is_empty() and stopped.height:
+            parts += [
+                Text.assemble((study.name, "bold"), f"  stopped at {stopped['asset'][0]}: {stopped['reason'][0]}")
+            ]
+            continue
         if scans.is_empty():
             parts += [
                 Text.assemble((study.name, "bold"), "  not run yet: ", f"relevance-assets run {study.name}"),
@@ -164,7 +170,8 @@ def status_parts(home: Home) -> list[RenderableType]:
             continue
         runs = store.read("runs", study.name)
         counts = dict(scans.group_by("status").len().iter_rows())
-        line = ", ".join(f"{counts[status]} {status}" for status in ("ok", "failed", "excluded") if status in counts)
+        words = {"ok": "in the study", "failed": "failed", "excluded": "excluded by the study"}
+        line = ", ".join(f"{counts[status]} {word}" for status, word in words.items() if status in counts)
         parts.append(Text.assemble((study.name, "bold"), f"  {scans.height} scans known: {line}"))
         stages = runs.group_by("asset", maintain_order=True).agg(
             done=(pl.col("outcome") == "ok").sum(),
