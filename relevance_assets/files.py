@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "write_json", "sha256", "fingerprint"]
+__all__ = ["atomic_path", "sidecar", "write_json", "sha256", "fingerprint"]
 
 
 @contextmanager
@@ -37,6 +37,11 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def sidecar(image: Path) -> Path:
+    """The JSON file beside a `.nii.gz`."""
+    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
 
 
 def sha256(path: Path) -> str:

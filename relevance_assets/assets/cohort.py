@@ -13,7 +13,7 @@ import polars as pl
 
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each
 from relevance_assets.assets.workspace import Workspace
-from relevance_assets.files import fingerprint, sha256, write_json
+from relevance_assets.files import fingerprint, sha256, sidecar, write_json
 
 if TYPE_CHECKING:
     from relevance_assets.cohort.bids import ScanFiles
@@ -112,7 +112,7 @@ def _raw_scans(workspace: Workspace) -> Stage:
         rows = []
         for contrast in study.contrasts:
             path = found.images[contrast.name]
-            sidecar = found.sidecars.get(contrast.name, {})
+            said = found.sidecars.get(contrast.name, {})
             row = check_image(path)
             rows.append(
                 row
@@ -120,8 +120,8 @@ def _raw_scans(workspace: Workspace) -> Stage:
                     "scan": scan,
                     "image": contrast.name,
                     "path": str(path.relative_to(workspace.bids)),
-                    "unit": sidecar.get("Units"),
-                    "sidecar": json.dumps(sidecar, sort_keys=True),
+                    "unit": said.get("Units"),
+                    "sidecar": json.dumps(said, sort_keys=True),
                 }
             )
         frame = pl.DataFrame(rows)
@@ -183,7 +183,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
             path = workspace.prepared_path(scan, contrast)
             save_volume(path, prepared.images[index], prepared.affine)
             write_json(
-                _sidecar(path),
+                sidecar(path),
                 shared
                 | {
                     "Sources": [f"bids:raw:{sources[contrast.name]}"],
@@ -204,7 +204,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
         mask = workspace.mask_path(scan)
         save_volume(mask, prepared.mask.astype("uint8"), prepared.affine)
         write_json(
-            _sidecar(mask),
+            sidecar(mask),
             {
                 "Type": "Brain",
                 "Geometry": prepared.geometry.to_dict(),
@@ -284,10 +284,6 @@ def _splits(workspace: Workspace) -> Stage:
         group="model",
         resets=True,
     )
-
-
-def _sidecar(path: Any) -> Any:
-    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
 
 
 def _version() -> str:

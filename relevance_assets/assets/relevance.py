@@ -18,7 +18,7 @@ from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.models import models_for, people, samples
 from relevance_assets.assets.stages import Done, NotReady, Stage, Work, each
 from relevance_assets.assets.workspace import COMBINED, Workspace
-from relevance_assets.files import fingerprint, sha256, write_json
+from relevance_assets.files import fingerprint, sha256, sidecar, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,9 +169,7 @@ def _geometry(workspace: Workspace, scan: str) -> Any:
 
     from relevance_assets.imaging.recipe import Geometry
 
-    path = workspace.mask_path(scan)
-    sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-    return Geometry.from_dict(json.loads(sidecar.read_text())["Geometry"])
+    return Geometry.from_dict(json.loads(sidecar(workspace.mask_path(scan)).read_text())["Geometry"])
 
 
 def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str, folds: list[str]) -> None:
@@ -189,7 +187,7 @@ def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str,
     for native in (False, True):
         path = workspace.map_path(scan, method, contrast, native=native)
         grid = {} if native else {"Resolution": "grid of the preparation recipe"}
-        write_json(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), content | grid)
+        write_json(sidecar(path), content | grid)
 
 
 def _within(workspace: Workspace, path: Path) -> Path:
@@ -239,7 +237,7 @@ def _quantile_masks(workspace: Workspace) -> Stage:
                         measures.append(key | {"top_percent": percent, "image": name, "mean": mean, "median": median})
                 save_volume(path, levels, affine)
                 write_json(
-                    path.with_name(path.name.removesuffix(".nii.gz") + ".json"),
+                    sidecar(path),
                     {
                         "Description": "Value N: voxel is among the top N % of the map's positive voxels in the brain",
                         "Sources": [f"bids::{_within(workspace, workspace.map_path(scan, method, contrast))}"],

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from relevance_assets.files import write_json
-from relevance_assets.home import Home
+from relevance_assets.home import Home, split_scan
 from relevance_assets.study import Contrast, Study
 from relevance_assets.tables.store import Store, stored_path
 
@@ -115,7 +115,7 @@ class Workspace:
 
     def truth_path(self, scan: str, region: str) -> Path:
         """The planted truth of a synthetic scan, on its native grid."""
-        participant, _, session = scan.partition("_")
+        participant, session = split_scan(scan)
         folder = self.bids / "derivatives" / TRUTH / participant
         if session:
             folder /= session
