@@ -344,10 +344,14 @@ def explain_layer(
     bias: str = "keep",
     stabiliser: float | None = None,
     relative: bool = False,
+    at_zero: float = 0.0,
     mask: Array | None = None,
     **parameters: Any,
 ) -> Account:
-    """R_i = sum_k coefficient_k parts_ki / st(sum_i parts_ki + bias_k) R_k, and the account of what is missing."""
+    """R_i = sum_k coefficient_k parts_ki / st(sum_i parts_ki + bias_k) R_k, and the account of what is missing.
+
+    `bias="both"`: with its own sign in every denominator (iNNvestigate); `at_zero` stands for a denominator of 0.
+    """
     if rule == "zero":
         rule, parameters = "epsilon", {"epsilon": 0.0}
     if rule == "epsilon":
@@ -358,9 +362,10 @@ def explain_layer(
     r = relevance.ravel()
     account = Account(np.zeros(len(layer.source)), dead=float(r.sum()))
     for fraction in fractions(layer, x, rule, mask, **parameters):
-        b = 0 * fraction.bias if bias == "drop" else fraction.bias
+        b = {"drop": 0 * fraction.bias, "both": layer.bias}.get(bias, fraction.bias)
         total = fraction.parts.sum(1) + b
         denominator = stabilised(total + fraction.unsigned, stabiliser, relative)
+        denominator = np.where(denominator == 0, at_zero, denominator)
         alive = denominator != 0
         q = np.where(alive, fraction.coefficient * r / np.where(alive, denominator, 1), 0)
         account.relevance += fraction.parts.T @ q
@@ -512,12 +517,18 @@ class Tape:
             total.dead += account.dead
         return total
 
-    def weighted(self, name: str, layer: Layer, x: Node, shift: Array | None = None, **rule: Any) -> Node:
-        """A layer; with `shift` its rules see x - shift, as behind a batch norm folded to the right."""
+    def weighted(
+        self, name: str, layer: Layer, x: Node, shift: Array | None = None, *, carry: bool = False, **rule: Any
+    ) -> Node:
+        """A layer; with `shift` its rules see x - shift, as behind a batch norm folded to the right.
+
+        The shift goes into the bias, or is carried on to what comes next (an average on the way to a linear layer).
+        """
         value = layer(x.value)
         seen, rules_layer = x.value, layer
         if shift is not None:
-            seen, rules_layer = x.value - shift, folded(layer, np.broadcast_to(shift, x.value.shape))
+            seen = x.value - shift
+            rules_layer = layer if carry else folded(layer, np.broadcast_to(shift, x.value.shape))
         if rule["rule"] == "gamma":
             rule = rule | {"output": value.ravel()}
 

@@ -69,6 +69,7 @@ RULES = {
     "z_plus_relative": {"rule": "z_plus", "stabiliser": 1e-2, "relative": True},
     "z_plus_drop": {"rule": "z_plus", "bias": "drop"},
     "z_plus_distribute": {"rule": "z_plus", "bias": "distribute"},
+    "z_plus_both": {"rule": "z_plus", "bias": "both", "stabiliser": 0.0, "at_zero": 1e-7},
     "alpha1_beta0": {"rule": "alpha_beta", "alpha": 1.0, "beta": 0.0},
     "alpha2_beta1": {"rule": "alpha_beta", "alpha": 2.0, "beta": 1.0},
     "alpha1.5_beta0.5_drop": {"rule": "alpha_beta", "alpha": 1.5, "beta": 0.5, "bias": "drop"},
