@@ -565,6 +565,23 @@ class Tape:
             pull=lambda r: explain_product(signal.value, gate.value, r, rule, values),
         )
 
+    def softmax(self, name: str, x: Node, rule: str = "pass") -> Node:
+        """Over the last axis. What the gradient form does not hand on is the bias of the tangent plane at x."""
+
+        def pull(relevance: Array) -> tuple[Array, ...]:
+            result = explain_softmax(x.value, relevance, rule)
+            self.accounts[name] = Account(result, bias=float(relevance.sum() - result.sum()))
+            return (result,)
+
+        return self.node(softmax(x.value), x, pull=pull)
+
+    def matmul(self, name: str, a: Node, b: Node, **rule: Any) -> Node:
+        def pull(relevance: Array) -> tuple[Array, ...]:
+            to_a, to_b, self.accounts[name] = explain_matmul(a.value, b.value, relevance, **rule)
+            return to_a, to_b
+
+        return self.node(a.value @ b.value, a, b, pull=pull)
+
     def max_pool(self, x: Node, kernel: int, rule: str = "winner", **geometry: Any) -> Node:
         value, inside = max_pool(x.value, kernel, **geometry)
         return self.node(value, x, pull=lambda r: (explain_max_pool(x.value, inside, r, rule),))

@@ -366,6 +366,10 @@ class GatedAttention(nn.Module):
         return self.classifier(torch.cat([pooled, covariates], 1))
 
 
+def turned(tape, x):
+    return tape.node(x.value.T, x, pull=lambda r: (r.T,))
+
+
 def gated_attention(model, rules, product, softmax, begin):
     def steps(tape, images, covariates):
         m = tape.weighted("embed", linear(model.embed, images.value.shape), images, **rules["linear"])
@@ -374,16 +378,16 @@ def gated_attention(model, rules, product, softmax, begin):
         s, g = tape.passed(np.tanh(u.value), u), tape.passed(1 / (1 + np.exp(-v.value)), v)
         h = tape.product(s, g, product, (u, v))
         e = tape.weighted("score", linear(model.score, h.value.shape), h, **rules["linear"])
-        a = oracle.softmax(e.value.T).T
-        weights = tape.node(a, e, pull=lambda r: (oracle.explain_softmax(e.value.T, r.T, softmax).T,))
-        spread = tape.node(np.repeat(a, 4, 1), weights, pull=lambda r: (r.sum(1, keepdims=True),))
+        weights = tape.softmax("softmax", turned(tape, e), softmax)
+        a = turned(tape, weights)
+        spread = tape.node(np.repeat(a.value, 4, 1), a, pull=lambda r: (r.sum(1, keepdims=True),))
         parts = tape.product(m, spread, product if product != "abs" else "proposed")
         total = oracle.reduction(parts.value.shape, (0,), mean=False)
         pooled = tape.weighted("sum", total, parts, **rules["average"])
         out = tape.weighted(
             "classifier", linear(model.classifier, (5,)), tape.cat(pooled, covariates), **rules["linear"]
         )
-        return (out, e, a) if begin == "scores" else (out, out, out.value)
+        return (out, e, a.value) if begin == "scores" else (out, out, out.value)
 
     return steps
 
@@ -406,6 +410,69 @@ def test_gated_attention(name, begin, product):
     explanation = run(model, (images, covariates), steps, start, composite=rules.data())
     if begin == "scores":
         assert explanation.relevance[1].abs().max() == 0  # the scores have not seen them
+
+
+@pytest.mark.parametrize("product", ["proposed", "all"])
+def test_gated_attention_with_gradient_softmax(product):
+    """AttnLRP's softmax instead of passing through."""
+    model, rules = randomised(GatedAttention(), 4), Rules("epsilon", product=product, softmax="gradient")
+    steps = gated_attention(model, rules, product, "gradient", "output")
+    run(model, (normal(5, 2, 3, 5), normal(6, 2, 1)), steps, None, composite=rules.data())
+
+
+# ------------------------------------------------------------------------------------------- transformer block
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(6), nn.LayerNorm(6)
+        self.query, self.key, self.value = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(6, 4)
+        self.leave, self.up, self.down, self.head = nn.Linear(4, 6), nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        y = self.norm1(x)
+        weights = torch.softmax(self.query(y) @ self.key(y).transpose(1, 2) / 2, -1)
+        x = x + self.leave(weights @ self.value(y))
+        x = x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+        return self.head(x.mean(1))
+
+
+def layer_norm(tape, x, module):
+    """Passed: its statistics and shift are constants, its scale is what the next layer's input is made of."""
+    sigma = np.sqrt(x.value.var(-1, keepdims=True) + module.eps)
+    centred = (x.value - x.value.mean(-1, keepdims=True)) / sigma
+    return tape.passed(centred * array(module.weight) + array(module.bias), x)
+
+
+def transformer(model, rules):
+    def project(tape, name, x):
+        return tape.weighted(name, linear(getattr(model, name), x.value.shape), x, **rules["linear"])
+
+    def steps(tape, x):
+        y = layer_norm(tape, x, model.norm1)
+        q, k, v = (project(tape, name, y) for name in ("query", "key", "value"))
+        scores = tape.matmul("scores", q, turned(tape, k))
+        weights = tape.softmax("softmax", tape.passed(scores.value / 2, scores), "gradient")
+        y = project(tape, "leave", tape.matmul("values", weights, v))
+        x = tape.add("add1", x, y, **rules.add())
+        y = project(tape, "up", layer_norm(tape, x, model.norm2))
+        gelu = torch.nn.functional.gelu(torch.tensor(y.value)).numpy()
+        x = tape.add("add2", x, project(tape, "down", tape.passed(gelu, y)), **rules.add())
+        mean = oracle.reduction(x.value.shape, (0,))
+        out = project(tape, "head", tape.weighted("mean", mean, x, **rules["average"]))
+        return out, out, predicted(out)
+
+    return steps
+
+
+@pytest.mark.parametrize("name", ["epsilon", "z_plus", "gamma_distribute"])
+def test_transformer_block(name):
+    model = randomised(Transformer(), 8)
+    with torch.no_grad():
+        for place, norm in enumerate((model.norm1, model.norm2)):
+            norm.weight.copy_(normal(50 + place, 6))
+            norm.bias.copy_(0.2 * normal(60 + place, 6))
+    rules = Rules(name, softmax="gradient", matmul="half", norm="pass")
+    run(model, (normal(5, 2, 3, 6),), transformer(model, rules), None, composite=rules.data())
 
 
 # ------------------------------------------------------------------------------------------ squeeze, excitation
