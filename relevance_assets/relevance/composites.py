@@ -1,145 +1,290 @@
-"""Named composites: which layer of a network has which relevance rule.
+"""Composites: which operation of a network has which relevance rule, as data.
 
-Belongs here: the names that a study may write in `method.composite`, and what each means. Does not belong
-here: the rules' formulas (`rules.py`).
+Belongs here: the rules that each kind of operation may have, how a composite selects them, the named composites. Does
+not belong here: formulas (`rules.py`, `structure.py`).
 
-| name | first convolution | convolutions | dense layers and sums | average pools | bias |
+| name | first convolution | convolutions | dense layers | sums, averages | bias |
 |---|---|---|---|---|---|
-| `disability` | zB(0, 1) | alpha 1, beta 0 | epsilon 1e-8 | z+ | left out |
-| `preset_a` | alpha 1, beta 0 | alpha 1, beta 0 | epsilon 0.1 | epsilon 0.1 | kept, both signs |
-| `epsilon` | epsilon 0.001 | epsilon 0.001 | epsilon 0.001 | epsilon 0.001 | kept |
-| `epsilon_plus` | z+ | z+ | epsilon 1e-6 | z+ | kept, z+ has b+ |
+| `epsilon` | epsilon 1e-6 | epsilon 1e-6 | epsilon 1e-6 | epsilon | kept |
+| `z_plus` | z+ | z+ | z+ | z+ | b+ kept |
+| `gamma` | gamma 0.25 | gamma 0.25 | gamma 0.25 | epsilon | kept |
+| `gamma_box` | zB(0, 1) | gamma 0.25 | epsilon 1e-6 | epsilon | kept |
+| `alpha_beta` | alpha 2, beta 1 | alpha 2, beta 1 | epsilon 1e-6 | epsilon | b+, b- kept |
+| `epsilon_plus` | z+ | z+ | epsilon 1e-6 | epsilon | b+ kept |
+| `epsilon_plus_flat` | flat | z+ | epsilon 1e-6 | epsilon | b+ kept |
+| `epsilon_alpha2_beta1` | alpha 2, beta 1 | alpha 2, beta 1 | epsilon 1e-6 | epsilon | b+, b- kept |
+| `epsilon_alpha1_beta0` | z+ | z+ | epsilon 1e-6 | epsilon | b+ kept |
+| `attention` | epsilon 1e-6 | epsilon 1e-6 | epsilon 1e-6 | epsilon | kept |
+| `disability` | zB(0, 1) | z+ | epsilon 1e-8 | averages z+, sums epsilon 1e-8 | left out |
+| `preset_a` | z+ | z+ | epsilon 0.1 | epsilon 0.1 | kept, both signs |
 
-`disability`: Lu et al. 2023. `preset_a`: iNNvestigate's `LRPSequentialPresetA`, as Hofmann et al. 2022.
-`epsilon`: Eitel et al. 2019. `epsilon_plus`: zennit's composite of that name. In all of them: relevance passes
-elementwise functions and the softmax unchanged, maximum pools give all to the (first) winner, gated products
-follow `method.product`.
+`epsilon_plus`, `epsilon_plus_flat`, `epsilon_alpha2_beta1` and `gamma_box` are zennit's; `attention` has AttnLRP's rules
+for softmax, matrix products and gates (Achtibat et al. 2024); `disability`: Lu et al. 2023; `preset_a`: iNNvestigate's
+`LRPSequentialPresetA`, as Hofmann et al. 2022 used it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal
 
-from torch import nn
-from zennit.core import Composite, Hook
-from zennit.rules import Pass
+from relevance_assets.relevance.rules import (
+    AlphaBeta,
+    Box,
+    Epsilon,
+    Flat,
+    Gamma,
+    Rule,
+    WeightedRule,
+    WSquare,
+    Zero,
+    ZPlus,
+)
 
-from relevance_assets.models.gated_attention import ContrastSum, Product
-from relevance_assets.relevance.canonizers import FoldBatchNorm, ThresholdReLU
-from relevance_assets.relevance.rules import AlphaOne, AverageShare, Box, Epsilon, ProductRule, ThresholdPass
+__all__ = ["COMPOSITES", "Assignment", "Composite", "Plain", "composite_of", "rule_of"]
 
-__all__ = ["COMPOSITES", "Rules", "build_composite", "first_convolutions"]
-
-CONTAINERS = (nn.Sequential, nn.ModuleList)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool3d)
-ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softmax)
-BY_GRADIENT = (nn.Flatten, nn.Dropout, nn.Identity, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What makes a new rule per kind of layer; `first` is for convolutions that read the images.
-
-    `box`: the interval in which the images must lie, where `first` assumes one.
-    """
-
-    first: Callable[[], Hook]
-    convolution: Callable[[], Hook]
-    dense: Callable[[], Hook]
-    average: Callable[[], Hook]
-    box: tuple[float, float] | None = None
-
-
-COMPOSITES: dict[str, Rules] = {
-    "disability": Rules(
-        first=lambda: Box(0.0, 1.0),
-        convolution=AlphaOne,
-        dense=lambda: Epsilon(1e-8, bias=False),
-        average=AverageShare,
-        box=(0.0, 1.0),
-    ),
-    "preset_a": Rules(
-        first=lambda: AlphaOne(bias="both", zero=1e-7),
-        convolution=lambda: AlphaOne(bias="both", zero=1e-7),
-        dense=lambda: Epsilon(0.1, bias=True),
-        average=lambda: Epsilon(0.1, bias=True),
-    ),
-    "epsilon": Rules(
-        first=lambda: Epsilon(1e-3, bias=True),
-        convolution=lambda: Epsilon(1e-3, bias=True),
-        dense=lambda: Epsilon(1e-3, bias=True),
-        average=lambda: Epsilon(1e-3, bias=True),
-    ),
-    "epsilon_plus": Rules(
-        first=lambda: AlphaOne(bias="positive"),
-        convolution=lambda: AlphaOne(bias="positive"),
-        dense=lambda: Epsilon(1e-6, bias=True),
-        average=AverageShare,
-    ),
+WEIGHTED_RULES: dict[str, type[WeightedRule]] = {
+    rule.name: rule for rule in (Epsilon, Zero, ZPlus, AlphaBeta, Gamma, Box, WSquare, Flat)
 }
 
 
-class Restoring(Composite):
-    """A zennit composite that has changed nothing when registering it raises."""
+@dataclass(frozen=True)
+class Plain(Rule):
+    """A rule of an operation without weights; `structure.py` says what each name does.
 
-    def register(self, module: nn.Module) -> None:
-        try:
-            super().register(module)
-        except BaseException:
-            self.remove()
-            raise
+    Attributes
+    ----------
+    epsilon, relative
+        The stabiliser, and whether it is in units of the mean absolute denominator.
+    bias
+        Whether constants and shifts have a part in denominators.
+    """
+
+    name: ClassVar[str] = ""
+    rule: str
+    epsilon: float = 1e-6
+    relative: bool = False
+    bias: Literal["keep", "drop"] = "keep"
+
+    def __str__(self) -> str:
+        return f"epsilon({self.epsilon:g})" if self.rule == "epsilon" else self.rule
 
 
-def first_convolutions(model: nn.Module) -> set[str]:
-    """Names of the convolutions that read the images: the first of each of `model.encoders`, or of the model."""
-    encoders = getattr(model, "encoders", None)
-    roots = {"": model} if encoders is None else {f"encoders.{k}.": m for k, m in encoders.named_children()}
-    names: set[str] = set()
-    for prefix, root in roots.items():
-        convolutions = [name for name, module in root.named_modules() if isinstance(module, CONVOLUTIONS)]
-        names.update(prefix + name for name in convolutions[:1])
-    return names
+# The first rule of a kind is what it has where a composite says nothing.
+PLAIN_RULES: dict[str, tuple[str, ...]] = {
+    "average": ("epsilon", "z_plus", "flat"),
+    "sum": ("epsilon", "z_plus", "flat"),
+    "interpolate": ("epsilon", "z_plus", "flat"),
+    "add": ("epsilon", "z_plus"),
+    "max_pool": ("winner", "proportional"),
+    "activation": ("pass", "block"),
+    "softmax": ("pass", "gradient"),
+    "product": ("all", "proposed", "half", "abs"),
+    "matmul": ("half", "all"),
+    "norm": ("pass", "epsilon"),
+    "batch_norm": ("pass", "epsilon"),
+}
+WEIGHTED_KINDS = ("convolution", "linear")
+RULED = (*WEIGHTED_KINDS, *PLAIN_RULES)
 
 
-def build_composite(name: str, model: nn.Module, *, product: str = "proposed") -> Composite:
-    """The composite `name` for `model`, with the canonizer that it needs.
+@dataclass(frozen=True)
+class Assignment:
+    """A rule for the operations that match all that is given.
+
+    Attributes
+    ----------
+    rule
+        The rule.
+    kind
+        `convolution`, `linear`, `average`, `sum`, `interpolate`, `add`, `max_pool`, `activation`, `softmax`, `product`,
+        `matmul`, `norm` or `batch_norm`.
+    name
+        A pattern of the operation's name: `encoder.*`.
+    place
+        `first`: weighted operations that nothing weighted comes before; `last`: that nothing weighted comes behind;
+        (from, to): by number in the order of execution of weighted operations, `to` excluded.
+    """
+
+    rule: Rule
+    kind: str | None = None
+    name: str | None = None
+    place: Literal["first", "last"] | tuple[int, int] | None = None
+
+    def matches(self, kind: str, name: str, place: Place) -> bool:
+        """Whether an operation is meant."""
+        if self.kind is not None and self.kind != kind:
+            return False
+        if self.kind is None and isinstance(self.rule, WeightedRule) != (kind in WEIGHTED_KINDS):
+            return False
+        if self.kind is None and isinstance(self.rule, Plain) and self.rule.rule not in PLAIN_RULES.get(kind, ()):
+            return False
+        if self.name is not None and not fnmatchcase(name, self.name):
+            return False
+        if self.place is None:
+            return True
+        if isinstance(self.place, str):
+            return place.first if self.place == "first" else place.last
+        return place.number is not None and self.place[0] <= place.number < self.place[1]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a weighted operation stands in the order of execution."""
+
+    number: int | None = None
+    first: bool = False
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Rules for a network: the first assignment that matches an operation holds.
+
+    Attributes
+    ----------
+    layers
+        In order of precedence. Kinds that none of them names have the first rule of their kind; weighted ones epsilon.
+    fold
+        Directions in which batch norms are folded, the preferred one first; empty: not at all.
+    name
+        For tables.
+    """
+
+    layers: tuple[Assignment, ...]
+    fold: tuple[Literal["left", "right"], ...] = ("left", "right")
+    name: str = "own"
+
+    def rule(self, kind: str, name: str, place: Place) -> Rule:
+        """The rule of an operation."""
+        for assignment in self.layers:
+            if assignment.matches(kind, name, place):
+                return assignment.rule
+        return Epsilon() if kind in WEIGHTED_KINDS else Plain(PLAIN_RULES[kind][0])
+
+
+def rule_of(entry: Mapping[str, Any], bias: str = "keep") -> list[Rule]:
+    """The rule that an entry of a composite describes, for weighted and other kinds where both have one of that name.
 
     Raises
     ------
     ValueError
-        For an unknown name; and when the composite is registered, for a layer that has no rule.
+        For an unknown rule or parameter, or a rule that the entry's kind does not have.
     """
-    if name not in COMPOSITES:
-        raise ValueError(f"composite {name!r} is not known; choose one of {', '.join(sorted(COMPOSITES))}")
-    rules, first = COMPOSITES[name], first_convolutions(model)
+    options = {key: value for key, value in entry.items() if key not in ("rule", "kind", "name", "place")}
+    name, kind = str(entry.get("rule")), entry.get("kind")
+    if kind is not None and kind not in RULED:
+        raise ValueError(f"composite: kind {kind!r} is not known; choose one of {', '.join(RULED)}")
+    name = "epsilon" if name == "norm" and kind not in WEIGHTED_KINDS else name
+    found: list[Rule] = []
+    if name in WEIGHTED_RULES and kind in (None, *WEIGHTED_KINDS):
+        maker = WEIGHTED_RULES[name]
+        _known(name, options, {field.name for field in fields(maker)})
+        given = {"bias": bias} | options if maker not in (Box, Flat) else options
+        if given.get("bias", "keep") not in ("keep", "drop", "distribute", "both"):
+            raise ValueError(f"composite: bias must be keep, drop, distribute or both, not {given['bias']!r}")
+        found.append(maker(**given))
+    kinds = PLAIN_RULES if kind is None else {kind: PLAIN_RULES.get(kind, ())}
+    if any(name in names for names in kinds.values()) and kind not in WEIGHTED_KINDS:
+        if not found:
+            _known(name, options, {"epsilon", "relative", "bias"})
+        shared = {key: value for key, value in options.items() if key in ("epsilon", "relative")}
+        found.append(Plain(name, **shared, bias="drop" if options.get("bias", bias) == "drop" else "keep"))
+    if not found:
+        names = WEIGHTED_RULES if kind in WEIGHTED_KINDS else {*WEIGHTED_RULES, *sum(kinds.values(), ())}
+        where = f" for {kind}" if kind else ""
+        raise ValueError(f"composite: no rule {name!r}{where}; choose one of {', '.join(sorted(names))}")
+    return found
 
-    def rule_of(context: dict[str, Any], layer: str, module: nn.Module) -> Hook | None:
-        hook = _rule(rules, layer in first, module, product)
-        if hook is None and not isinstance(module, BY_GRADIENT) and next(module.children(), None) is None:
-            if not isinstance(module, CONTAINERS):
-                raise ValueError(
-                    f"{layer}: no relevance rule for {type(module).__name__}; use a layer that has one, or add it "
-                    "to relevance/composites.py"
-                )
-        elif hook is not None:
-            hook.name = layer
-        return hook
 
-    return Restoring(module_map=rule_of, canonizers=[FoldBatchNorm()])
+def _known(name: str, options: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ValueError(f"composite: rule {name} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}")
 
 
-def _rule(rules: Rules, first: bool, module: nn.Module, product: str) -> Hook | None:
-    if isinstance(module, CONVOLUTIONS):
-        return rules.first() if first else rules.convolution()
-    if isinstance(module, nn.Linear | ContrastSum):
-        return rules.dense()
-    if isinstance(module, AVERAGES):
-        return rules.average()
-    if isinstance(module, Product):
-        return ProductRule(product)
-    if isinstance(module, ThresholdReLU):
-        return ThresholdPass()
-    return Pass() if isinstance(module, ELEMENTWISE) else None
+def composite_of(given: Any) -> Composite:
+    """A composite from its name, from data, or as it is.
+
+    Parameters
+    ----------
+    given
+        A name of `COMPOSITES`; a list of entries such as {"kind": "convolution", "place": "first", "rule": "box",
+        "low": 0, "high": 1}; a mapping {"layers": [...], "bias": "keep", "fold": ["left", "right"]}.
+
+    Raises
+    ------
+    ValueError
+        For anything that is not known.
+    """
+    if isinstance(given, Composite):
+        return given
+    if isinstance(given, str):
+        if given not in COMPOSITES:
+            raise ValueError(f"composite {given!r} is not known; choose one of {', '.join(sorted(COMPOSITES))}")
+        return COMPOSITES[given]
+    if isinstance(given, Mapping):
+        _known("of a composite", given, {"layers", "bias", "fold", "name"})
+        entries, bias = given.get("layers", []), given.get("bias", "keep")
+        fold, name = tuple(given.get("fold", ("left", "right"))), given.get("name", "own")
+    elif isinstance(given, Sequence):
+        entries, bias, fold, name = given, "keep", ("left", "right"), "own"
+    else:
+        raise ValueError(f"a composite is a name, a list of rules or a mapping, not {type(given).__name__}")
+    if not set(fold) <= {"left", "right"}:
+        raise ValueError(f"composite: fold holds 'left' and 'right', not {fold!r}")
+    layers = []
+    for entry in entries:
+        place = entry.get("place")
+        if place is not None and place not in ("first", "last"):
+            place = (int(place[0]), int(place[1]))
+        for rule in rule_of(entry, bias):
+            layers.append(Assignment(rule, entry.get("kind"), entry.get("name"), place))
+    return Composite(tuple(layers), fold, name)
+
+
+def _named(name: str, *entries: Mapping[str, Any], bias: str = "keep", fold: Sequence[str] = ("left", "right")) -> Composite:
+    return replace(composite_of({"layers": entries, "bias": bias, "fold": fold}), name=name)
+
+
+def _conv(rule: str, **options: Any) -> dict[str, Any]:
+    return {"kind": "convolution", "rule": rule, **options}
+
+
+def _first(rule: str, **options: Any) -> dict[str, Any]:
+    return {"place": "first", "rule": rule, **options}
+
+
+_ALPHA2 = (_conv("alpha_beta", alpha=2.0, beta=1.0),)
+COMPOSITES: dict[str, Composite] = {
+    composite.name: composite
+    for composite in (
+        _named("epsilon"),
+        _named("z_plus", {"rule": "z_plus"}),
+        _named("gamma", {"rule": "gamma"}),
+        _named("gamma_box", _first("box"), _conv("gamma")),
+        _named("alpha_beta", *_ALPHA2),
+        _named("epsilon_plus", _conv("z_plus")),
+        _named("epsilon_plus_flat", _first("flat"), _conv("z_plus")),
+        _named("epsilon_alpha2_beta1", *_ALPHA2),
+        _named("epsilon_alpha1_beta0", _conv("z_plus")),
+        _named("attention", {"kind": "softmax", "rule": "gradient"}, {"kind": "product", "rule": "half"}),
+        _named(
+            "disability",
+            _first("box", stabiliser=0.0),
+            _conv("z_plus", stabiliser=0.0),
+            {"kind": "average", "rule": "z_plus"},
+            {"kind": "product", "rule": "proposed"},
+            {"rule": "epsilon", "epsilon": 1e-8},
+            bias="drop",
+            fold=("right", "left"),
+        ),
+        _named(
+            "preset_a",
+            _conv("z_plus", bias="both", stabiliser=0.0, at_zero=1e-7),
+            {"rule": "epsilon", "epsilon": 0.1},
+        ),
+    )
+}

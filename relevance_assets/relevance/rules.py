@@ -1,188 +1,443 @@
-"""Relevance rules of single layers, as zennit hooks, each with an account of the relevance it loses.
+"""Relevance rules: how the relevance of one operation's output goes to its inputs, and what is lost on the way.
 
-Belongs here: how one layer's relevance goes to its inputs. Does not belong here: which layer has which rule
-(`composites.py`), where relevance starts (`engine.py`).
+Belongs here: formulas. Does not belong here: which operation has which rule (`composites.py`), the order of the
+backward pass (`engine.py`).
 
-Formulas and their sources are in the classes. z_ik = x_i w_ik; (.)+ and (.)- are max and min with 0. Rules that
-drop the bias leave it out of the denominators only; the network's output never changes.
+z_ki = w_ki x_i is what input i contributes to output k, b_k the bias; (.)+ and (.)- are max and min with 0. A rule for
+weighted operations is a list of `Share`s: each hands coefficient * R_k to the inputs in proportion to its own
+contributions, whose sum, with the bias where it is kept, is `total`. A stabiliser s enlarges the denominator:
+total + s sgn(total), sgn(0) = 1; where the denominator is exactly 0, relevance has nowhere to go and is `dead`.
+
+Sources: epsilon, alpha-beta: Bach et al. 2015; z+, zB, w^2, flat: Montavon et al. 2017, 2019; gamma: Montavon et al.
+2019, for both signs as in zennit; products: Lu et al. 2023 (equations 6-7), Arras et al. 2017; softmax and matrix
+products: Achtibat et al. 2024 (AttnLRP).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Protocol
+
 import torch
-from torch import Tensor, nn
-from zennit.core import BasicHook, Hook
-from zennit.rules import ClampMod, NoMod, Pass
+from torch import Tensor
 
-__all__ = ["AlphaOne", "AverageShare", "Box", "Epsilon", "ProductRule", "ThresholdPass", "divide"]
+__all__ = [
+    "AlphaBeta",
+    "Box",
+    "Epsilon",
+    "Flat",
+    "Gamma",
+    "Losses",
+    "Part",
+    "Rule",
+    "Share",
+    "WSquare",
+    "WeightedRule",
+    "ZPlus",
+    "Zero",
+    "per_sample",
+    "weighted",
+]
 
-Relevance = tuple[Tensor | None, ...]
+Bias = Literal["keep", "drop", "distribute", "both"]
+Key = Any  # names prepared weights; see `prepare`
 
 
-def divide(numerator: Tensor, denominator: Tensor, zero: float = 0.0) -> Tensor:
-    """numerator / denominator; where the denominator is 0: 0, or numerator / `zero` if that is not 0."""
-    missing = denominator == 0
-    quotient = numerator / torch.where(missing, zero if zero else 1.0, denominator)
-    return quotient if zero else torch.where(missing, 0.0, quotient)
+@dataclass(frozen=True)
+class Rule:
+    """A rule with its parameters; `name` is what composites call it."""
+
+    name: ClassVar[str]
+
+    def __str__(self) -> str:
+        changed = [f"{f.name}={v:g}" if isinstance(v := getattr(self, f.name), float) else f"{f.name}={v}"
+                   for f in fields(self) if not isinstance(getattr(self, f.name), Tensor)
+                   and getattr(self, f.name) != f.default]  # fmt: skip
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
 
 
-class Accounted(BasicHook):
-    """A zennit rule that knows its layer's name and how much relevance it lost in the last backward pass.
+@dataclass(frozen=True)
+class Part:
+    """Contributions x_i * v_ki with prepared weights v; x None stands for ones (or the mask)."""
 
-    `lost` is what came in less what went out: (batch, contrasts) for a layer from (batch, contrast, channel) to
-    the same, else (batch, 1).
+    x: Tensor | None
+    weight: Key
+
+
+@dataclass
+class Share:
+    """coefficient * R_k, shared in proportion to `parts`.
+
+    Attributes
+    ----------
+    total : (B, *output)
+        Sum of the contributions, with `bias` where that is not None.
+    bias : broadcastable to (B, *output), or (O,)
+        What the bias holds of `total`.
+    where : (B, *output) bool
+        Outputs that this share is for; None for all.
     """
 
-    name: str = ""
-    lost: Tensor | None = None
-
-    def backward(self, module: nn.Module, grad_input: Relevance, grad_output: Relevance) -> Relevance:
-        result = super().backward(module, grad_input, grad_output)
-        before, after = grad_output[0], result[0]
-        assert before is not None
-        assert after is not None
-        self.lost = _total(before, after) - _total(after, before)
-        return result
-
-    def copy(self) -> Accounted:
-        copied = super().copy()
-        copied.name = self.name
-        return copied
+    coefficient: float
+    parts: list[Part]
+    total: Tensor
+    bias: Tensor | None = None
+    where: Tensor | None = None
 
 
-def _total(relevance: Tensor, other: Tensor) -> Tensor:
-    if relevance.ndim == other.ndim == 3:
-        return relevance.sum(dim=2)
-    return relevance.flatten(1).sum(dim=1, keepdim=True)
+class Layer(Protocol):
+    """What a rule needs to know of a weighted operation and one batch."""
+
+    @property
+    def x(self) -> Tensor:
+        """Its input, less what was moved into its bias, 0 outside a mask."""
+
+    def apply(self, x: Tensor | None, weight: Key) -> Tensor:
+        """The operation without bias, with prepared weights."""
+
+    def adjoint(self, s: Tensor, weight: Key) -> Tensor:
+        """Its transposed."""
+
+    def total(self, relevance: Tensor) -> Tensor:
+        """sum_i z_ki + b_k; right wherever relevance is not 0."""
+
+    def contributions(self) -> Tensor:
+        """sum_i z_ki."""
+
+    def bias(self, sign: int = 0) -> Tensor | None:
+        """b_k, b_k+ (sign 1) or b_k- (sign -1)."""
+
+    def constant(self, weight: Key, x: Any = None) -> Tensor:
+        """`apply` of something that does not depend on the scan; computed once."""
+
+    def add_bias(self, contributions: Tensor, bias: Tensor | None) -> Tensor:
+        """contributions + bias."""
+
+    def bounds(self, low: Any, high: Any) -> tuple[Tensor, Tensor]:
+        """The box's bounds at the operation's input, 0 outside a mask."""
+
+    def inside(self) -> Tensor | None:
+        """1 inside the mask, 0 outside; None without a mask."""
+
+    def absorbed(self, s: Tensor, bias: Tensor) -> Tensor:
+        """(starts, B): sum_k s_k b_k."""
+
+    samples: int
 
 
-class Epsilon(Accounted):
-    """R_i = sum_k z_ik / (z_k + epsilon sgn(z_k)) R_k with sgn(0) = 1 (Bach et al. 2015, eq. 58).
+@dataclass
+class Losses:
+    """Relevance that did not reach an input, (starts, B) each."""
 
-    With `bias`, z_k holds the bias too, which then keeps its share.
-    """
-
-    def __init__(self, epsilon: float, *, bias: bool) -> None:
-        def scale(out_grad: Tensor, outputs: list[Tensor]) -> list[Tensor]:
-            z = outputs[0]
-            return [out_grad / torch.where(z < 0, z - epsilon, z + epsilon)]
-
-        super().__init__(
-            input_modifiers=[lambda x: x],
-            param_modifiers=[NoMod(zero_params=None if bias else ["bias"])],
-            output_modifiers=[lambda z: z],
-            gradient_mapper=scale,
-            reducer=lambda inputs, gradients: inputs[0] * gradients[0],
-        )
+    bias: Tensor | float = 0.0
+    stabiliser: Tensor | float = 0.0
+    dead: Tensor | float = 0.0
+    clamped: Tensor | float = 0.0
 
 
-class AlphaOne(Accounted):
-    """alpha = 1, beta = 0: R_i = sum_k z_ik+ / (sum_i z_ik+) R_k, where z+ holds x < 0, w < 0 too.
+def per_sample(values: Tensor, samples: int) -> Tensor:
+    """(starts, *anything) to (starts, B): the sum over all but starts and samples."""
+    return values.reshape(values.shape[0], samples, -1).sum(-1)
 
+
+def dot(s: Tensor, other: Tensor, samples: int) -> Tensor:
+    """(starts, B): sum of s * other, without a copy of their product."""
+    rows = s.reshape(s.shape[0], samples, -1)
+    columns = other.reshape(samples, -1) if other.shape == s.shape[1:] else other.expand(s.shape[1:]).reshape(samples, -1)
+    if s.shape[0] == samples == 1:
+        return torch.dot(rows[0, 0], columns[0]).view(1, 1)
+    return torch.einsum("sbn,bn->sb", rows, columns)
+
+
+@dataclass(frozen=True)
+class WeightedRule(Rule):
+    """A rule for convolutions and dense operations.
+
+    Attributes
+    ----------
     bias
-        `none`: z_k+ is the inputs' part alone. `positive`: with b+ (zennit). `both`: with b+ and b-, as the
-        layers of iNNvestigate's preset A, where the denominator may then become negative.
-    zero
-        What stands for a denominator of exactly 0; 0 drops the relevance.
+        `keep`: in the denominator, where it takes its share. `drop`: not in the denominator. `distribute`: its share
+        is spread evenly over the inputs. `both` (z+ and alpha-beta): kept with both signs in each denominator, as
+        iNNvestigate does.
+    stabiliser
+        Added to the denominator with its sign.
+    relative
+        Whether the stabiliser is in units of the mean absolute denominator of the operation, per sample.
+    at_zero
+        What stands for a denominator that is exactly 0; 0 drops the relevance.
     """
 
-    def __init__(self, *, bias: str = "none", zero: float = 0.0) -> None:
-        drop = ["bias"]
-        super().__init__(
-            input_modifiers=[lambda x: x.clamp(min=0), lambda x: x.clamp(max=0)],
-            param_modifiers=[
-                ClampMod(min=0.0, zero_params=drop if bias == "none" else None),
-                ClampMod(max=0.0, zero_params=None if bias == "both" else drop),
-            ],
-            output_modifiers=[lambda z: z] * 2,
-            gradient_mapper=lambda out_grad, outputs: [divide(out_grad, outputs[0] + outputs[1], zero)] * 2,
-            reducer=lambda inputs, gradients: inputs[0] * gradients[0] + inputs[1] * gradients[1],
-        )
+    bias: Bias = "keep"
+    stabiliser: float = 1e-6
+    relative: bool = False
+    at_zero: float = 0.0
+
+    splits: ClassVar[bool] = False  # whether it needs sum_i z_ki exactly, apart from the bias
+    reads_output: ClassVar[bool] = False  # whether it needs the operation's output
+    first_only: ClassVar[bool] = False  # whether relevance reaches inputs of 0
+
+    def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
+        """How R_k is shared; see `Share`."""
+        raise NotImplementedError
+
+    def extra(self, total: Tensor) -> Tensor | None:
+        """What is added to the denominators."""
+        return self._signed(total, self.stabiliser)
+
+    def _signed(self, total: Tensor, size: float) -> Tensor | None:
+        if size == 0 and self.at_zero == 0:
+            return None
+        amount: Any = torch.full((), size, dtype=total.dtype, device=total.device)
+        if self.relative:
+            amount = amount * total.abs().mean(dim=tuple(range(1, total.ndim)), keepdim=True)
+        extra = torch.copysign(amount, total)
+        if self.at_zero:
+            extra = torch.where(total + extra == 0, self.at_zero, extra)
+        return extra
+
+    def kept(self, layer: Layer, sign: int = 0) -> Tensor | None:
+        """The bias that takes part in the denominator."""
+        if self.bias == "drop":
+            return None
+        return layer.bias(0 if self.bias == "both" else sign)
 
 
-class Box(Accounted):
-    """zB for inputs in [low, high]: contributions x w - low w+ - high w- = (x - low) w+ + (x - high) w-.
+def weighted(rule: WeightedRule, layer: Layer, relevance: Tensor) -> tuple[Tensor, Losses]:
+    """Relevance of a weighted operation's input.
 
-    All are >= 0, also where x = 0: a background of 0 receives |w-| (Montavon et al. 2017). Written as two
-    products of one sign each, nothing cancels.
+    Parameters
+    ----------
+    relevance : (starts, B, *output)
+
+    Returns
+    -------
+    (starts, B, *input), and what was lost.
+    """
+    losses, result = Losses(), None
+    for share in rule.shares(layer, relevance):
+        given = relevance if share.where is None else relevance * share.where
+        if not share.parts and share.bias is None:
+            losses.dead += share.coefficient * per_sample(given, layer.samples)
+            continue
+        extra = rule.extra(share.total)
+        denominator = share.total if extra is None else share.total + extra
+        empty = denominator == 0
+        if bool(empty.any()):
+            losses.dead += share.coefficient * per_sample(given * empty, layer.samples)
+            given = given.masked_fill(empty, 0)
+            denominator = denominator.masked_fill(empty, 1)
+        del empty
+        s = given / denominator
+        del given, denominator
+        if share.coefficient != 1:
+            s *= share.coefficient
+        if extra is not None:
+            losses.stabiliser += dot(s, extra, layer.samples)
+        if share.bias is not None and rule.bias != "distribute":
+            losses.bias += layer.absorbed(s, share.bias)
+        for part in share.parts:
+            back = layer.adjoint(s, part.weight)
+            factor = layer.inside() if part.x is None else part.x
+            if factor is not None:
+                back = back.mul_(factor)
+            result = back if result is None else result.add_(back)
+        if share.bias is not None and rule.bias == "distribute":
+            spread = _spread(layer, s, share.bias)
+            result = spread if result is None else result.add_(spread)
+    if result is None:  # no contributions of the sign in question
+        result = torch.zeros(relevance.shape[:1] + layer.x.shape, dtype=relevance.dtype, device=relevance.device)
+    return result, losses
+
+
+def _spread(layer: Layer, s: Tensor, bias: Tensor) -> Tensor:
+    """The bias's share in equal parts to the inputs that an output reads."""
+    amount = layer.add_bias(torch.zeros_like(s[0]), bias) * s
+    count = layer.constant("ones")
+    back = layer.adjoint(torch.where(count == 0, 0.0, amount / count.clamp(min=1)), "ones")
+    inside = layer.inside()
+    return back if inside is None else back.mul_(inside)
+
+
+def _parts(x: Tensor, positive: Key, negative: Key) -> list[Part]:
+    """x+ with one set of weights and x- with the other; what is 0 everywhere is left out."""
+    parts = []
+    lowest, highest = (float(v) for v in torch.aminmax(x))
+    if highest > 0:
+        parts.append(Part(x if lowest >= 0 else x.clamp(min=0), positive))
+    if lowest < 0:
+        parts.append(Part(x if highest <= 0 else x.clamp(max=0), negative))
+    return parts
+
+
+def _sum(layer: Layer, parts: list[Part], relevance: Tensor) -> Tensor:
+    total = None
+    for part in parts:
+        value = layer.apply(part.x, part.weight)
+        total = value if total is None else total.add_(value)
+    return torch.zeros_like(relevance[0]) if total is None else total
+
+
+@dataclass(frozen=True)
+class Epsilon(WeightedRule):
+    """R_i = sum_k z_ki / (z_k + epsilon sgn(z_k)) R_k, z_k with the bias where that is kept (Bach et al. 2015, eq. 58).
+
+    `signed=False` adds +epsilon to every z_k, which is then stabilised by `stabiliser`.
     """
 
-    def __init__(self, low: float, high: float) -> None:
-        super().__init__(
-            input_modifiers=[lambda x: x - low, lambda x: x - high],
-            param_modifiers=[ClampMod(min=0.0, zero_params=["bias"]), ClampMod(max=0.0, zero_params=["bias"])],
-            output_modifiers=[lambda z: z] * 2,
-            gradient_mapper=lambda out_grad, outputs: [divide(out_grad, outputs[0] + outputs[1])] * 2,
-            reducer=lambda inputs, gradients: inputs[0] * gradients[0] + inputs[1] * gradients[1],
-        )
+    name: ClassVar[str] = "epsilon"
+    epsilon: float = 1e-6
+    signed: bool = True
+    reads_output: ClassVar[bool] = True
+
+    def extra(self, total: Tensor) -> Tensor | None:
+        if self.signed:
+            return self._signed(total, self.epsilon)
+        shifted = total + self.epsilon
+        more = self._signed(shifted, self.stabiliser)
+        return shifted - total if more is None else shifted - total + more
+
+    def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
+        kept = self.bias != "drop"
+        total = layer.total(relevance) if kept else layer.contributions()
+        yield Share(1.0, [Part(layer.x, "plain")], total, layer.bias() if kept else None)
 
 
-class AverageShare(Accounted):
-    """z+ for average pools: R_i = x_i+ / (sum x+) R, in equal shares where all x are <= 0."""
+@dataclass(frozen=True)
+class Zero(Epsilon):
+    """LRP-0: epsilon with epsilon = 0."""
 
-    def __init__(self) -> None:
-        def scale(out_grad: Tensor, outputs: list[Tensor]) -> list[Tensor]:
-            positive, ones = outputs
-            return [divide(out_grad, positive), torch.where(positive == 0, out_grad / ones, 0.0)]
-
-        super().__init__(
-            input_modifiers=[lambda x: x.clamp(min=0), torch.ones_like],
-            output_modifiers=[lambda z: z] * 2,
-            gradient_mapper=scale,
-            reducer=lambda inputs, gradients: inputs[0] * gradients[0] + inputs[1] * gradients[1],
-        )
+    name: ClassVar[str] = "zero"
+    epsilon: float = 0.0
 
 
-class ThresholdPass(Pass):
-    """Relevance unchanged through a threshold-ReLU, also where it holds a unit at its threshold (Binder et al.).
+@dataclass(frozen=True)
+class AlphaBeta(WeightedRule):
+    """R_i = sum_k (alpha z_ki+ / sum z+ - beta z_ki- / sum z-) R_k; z+ holds x < 0, w < 0 too (Bach et al., eq. 60).
 
-    `clamped` is the share of absolute relevance on such units in the last backward pass.
+    The kept bias is b+ in the first denominator and b- in the second.
     """
 
-    name: str = ""
-    clamped: Tensor | None = None
+    name: ClassVar[str] = "alpha_beta"
+    alpha: float = 2.0
+    beta: float = 1.0
+    splits: ClassVar[bool] = True
 
-    def forward(self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor) -> None:
-        self.stored_tensors["clamped"] = output.detach() != input[0].detach()
+    def __post_init__(self) -> None:
+        if min(self.alpha, self.beta) < 0 or abs(self.alpha - self.beta - 1) > 1e-12:
+            raise ValueError(f"alpha_beta needs alpha - beta = 1 and beta >= 0, not {self.alpha:g}, {self.beta:g}")
 
-    def backward(self, module: nn.Module, grad_input: Relevance, grad_output: Relevance) -> Relevance:
-        assert grad_output[0] is not None
-        size = grad_output[0].abs()
-        self.clamped = divide((size * self.stored_tensors["clamped"]).sum(), size.sum())
-        return grad_output
+    def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
+        positive = _sum(layer, parts := _parts(layer.x, "positive", "negative"), relevance)
+        bias = self.kept(layer, 1)
+        # sum z- = sum z - sum z+ spares a convolution
+        rest = layer.contributions() - positive if self.beta else None
+        yield Share(self.alpha, parts, layer.add_bias(positive, bias), bias)
+        if rest is not None:
+            bias = self.kept(layer, -1)
+            yield Share(-self.beta, _parts(layer.x, "negative", "positive"), layer.add_bias(rest, bias), bias)
 
-    def copy(self) -> ThresholdPass:
-        copied = type(self)()
-        copied.name = self.name
-        return copied
+
+@dataclass(frozen=True)
+class ZPlus(WeightedRule):
+    """R_i = sum_k z_ki+ / sum z+ R_k: alpha-beta with alpha = 1, beta = 0."""
+
+    name: ClassVar[str] = "z_plus"
+
+    def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
+        bias = self.kept(layer, 1)
+        parts = _parts(layer.x, "positive", "negative")
+        yield Share(1.0, parts, layer.add_bias(_sum(layer, parts, relevance), bias), bias)
 
 
-class ProductRule(Hook):
-    """A gated product signal * gate (Lu et al. 2023, equations 6-7), elementwise.
+@dataclass(frozen=True)
+class Gamma(WeightedRule):
+    """Contributions z + gamma z+ where z_k > 0, z + gamma z- where z_k < 0, the bias alike; any gamma.
 
-    `proposed`: R_signal = |s| / (|s| + |g|) R and R_gate the rest; halves where both are 0. `all`: the signal
-    takes everything, the gate 0.
+    For non-negative inputs and z_k > 0 this is w + gamma w+ (Montavon et al. 2019). Relevance at z_k = 0 is dead.
     """
 
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        if kind not in ("proposed", "all"):
-            raise ValueError(f"product rule must be 'proposed' or 'all', not {kind!r}")
-        self.kind = kind
+    name: ClassVar[str] = "gamma"
+    gamma: float = 0.25
+    reads_output: ClassVar[bool] = True
 
-    def forward(self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor) -> None:
-        self.stored_tensors["input"] = input
+    def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
+        total = layer.total(relevance)
+        above, below = ("gamma", self.gamma, 1), ("gamma", self.gamma, -1)
+        up = total > 0
+        if not bool(relevance.masked_fill(up, 0).any()):  # as after every ReLU
+            yield self._share(layer, relevance, 1, (above, below), None)
+            return
+        yield self._share(layer, relevance, 1, (above, below), up)
+        yield self._share(layer, relevance, -1, (below, above), total < 0)
+        yield Share(1.0, [], total, None, total == 0)
 
-    def backward(self, module: nn.Module, grad_input: Relevance, grad_output: Relevance) -> Relevance:
-        relevance = grad_output[0]
-        assert relevance is not None
-        if self.kind == "all":
-            return relevance, torch.zeros_like(relevance)
-        signal, gate = (tensor.detach().abs() for tensor in self.stored_tensors["input"])
-        both = signal + gate
-        share = torch.where(both == 0, 0.5, divide(signal, both))
-        rest = torch.where(both == 0, 0.5, divide(gate, both))
-        return share * relevance, rest * relevance
+    def _share(self, layer: Layer, relevance: Tensor, sign: int, keys: tuple[Key, Key], where: Tensor | None) -> Share:
+        parts = _parts(layer.x, *keys)
+        bias = None if self.bias == "drop" else layer.bias()
+        if bias is not None:
+            bias = bias + self.gamma * (bias.clamp(min=0) if sign > 0 else bias.clamp(max=0))
+        return Share(1.0, parts, layer.add_bias(_sum(layer, parts, relevance), bias), bias, where)
 
-    def copy(self) -> ProductRule:
-        return type(self)(self.kind)
+
+@dataclass(frozen=True)
+class Box(WeightedRule):
+    """zB for inputs in [low, high]: contributions (x - low) w+ + (x - high) w- >= 0 (Montavon et al. 2017).
+
+    Inputs of 0 receive relevance too. `low`, `high`: numbers, or tensors that broadcast to the input (per channel:
+    (C, 1, 1, 1)). With a mask both are 0 outside it. The bias has no part.
+    """
+
+    name: ClassVar[str] = "box"
+    low: Any = 0.0
+    high: Any = 1.0
+    bias: Bias = "drop"
+    splits: ClassVar[bool] = True
+    first_only: ClassVar[bool] = True
+
+    def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
+        low, high = layer.bounds(self.low, self.high)
+        total = layer.contributions() - (layer.constant("positive", low) + layer.constant("negative", high))
+        yield Share(1.0, [Part(layer.x - low, "positive"), Part(layer.x - high, "negative")], total)
+
+
+@dataclass(frozen=True)
+class WSquare(WeightedRule):
+    """R_i = sum_k w_ki^2 / (sum w^2 + b^2) R_k, whatever the input is (Montavon et al. 2017)."""
+
+    name: ClassVar[str] = "w_square"
+    first_only: ClassVar[bool] = True
+
+    def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
+        bias = None if self.bias == "drop" else layer.bias()
+        bias = None if bias is None else bias.square()
+        total = layer.add_bias(layer.constant("square").expand_as(relevance[0]), bias)
+        yield Share(1.0, [Part(None, "square")], total, bias)
+
+
+@dataclass(frozen=True)
+class Flat(WeightedRule):
+    """Equal shares to all inputs that an output reads; padding is no input. The bias has no part."""
+
+    name: ClassVar[str] = "flat"
+    bias: Bias = "drop"
+    first_only: ClassVar[bool] = True
+
+    def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
+        yield Share(1.0, [Part(None, "ones")], layer.constant("ones").expand_as(relevance[0]))
+
+
+def prepare(weight: Tensor, key: Key) -> Tensor:
+    """Weights as a rule wants them: `plain`, `positive`, `negative`, `square`, `ones`, ("gamma", gamma, sign)."""
+    if key == "plain":
+        return weight
+    if key == "positive":
+        return weight.clamp(min=0)
+    if key == "negative":
+        return weight.clamp(max=0)
+    if key == "square":
+        return weight.square()
+    if key == "ones":
+        return torch.ones_like(weight)
+    _, gamma, sign = key
+    return weight + gamma * (weight.clamp(min=0) if sign > 0 else weight.clamp(max=0))

@@ -1,0 +1,377 @@
+"""The executed graph of a network: every operation that its inputs reach, in the order in which they ran.
+
+Belongs here: recording what a network does (`capture`) and doing it again (`Graph.run`). Does not belong here: what
+an operation means for relevance (`operations.py`), rules.
+
+A network is run once under a dispatch mode that sees the aten operations below modules and functions alike, so
+`nn.ReLU`, `torch.relu`, `x.relu_()` and `F.relu` are one thing, and nothing that touches a computed value goes unseen.
+Operations in place are recorded as what they compute.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
+
+from relevance_assets.relevance.operations import MOVES, NAMES, kind_of
+
+__all__ = ["Graph", "Node", "Ref", "UnknownOperation", "capture", "steady"]
+
+
+class UnknownOperation(ValueError):
+    """An operation that relevance would have to pass, and for which there is no rule."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A computed tensor: output number `output` of node number `node`."""
+
+    node: int
+    output: int = 0
+
+
+@dataclass
+class Node:
+    """One operation, as it ran.
+
+    Attributes
+    ----------
+    index
+        Its place in the order of execution; inputs come first.
+    op
+        The aten operation, out of place; None for an input.
+    args, kwargs
+        As given, with `Ref` in the place of computed tensors; other tensors are parameters and constants.
+    layer
+        Name of the module that called it, made unique: `conv1`, `block.0:add`, `head#2` (second call).
+    kind
+        What it is to a relevance rule; see `operations.py`.
+    shapes, dtypes
+        Of its outputs.
+    """
+
+    index: int
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    layer: str
+    kind: str
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first output."""
+        return self.shapes[0]
+
+    @property
+    def refs(self) -> list[Ref]:
+        """Computed tensors among its arguments, in order; one may come twice."""
+        return [value for value in tree_flatten((self.args, self.kwargs))[0] if isinstance(value, Ref)]
+
+    @property
+    def name(self) -> str:
+        """The operation's name: `aten.relu`."""
+        return "input" if self.op is None else str(self.op).rpartition(".")[0]
+
+
+@dataclass
+class Graph:
+    """The operations of one network for inputs of given shapes.
+
+    Attributes
+    ----------
+    nodes
+        In order of execution.
+    inputs
+        Number of inputs: the first nodes.
+    structure
+        What the network returned, with `Ref` in the place of computed tensors.
+    """
+
+    nodes: list[Node]
+    inputs: int
+    structure: Any
+    consumers: dict[Ref, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for node in self.nodes:
+            for ref in dict.fromkeys(node.refs):
+                self.consumers.setdefault(ref, []).append(node.index)
+
+    def readers(self, ref: Ref) -> list[int]:
+        """Places of the nodes that read a tensor."""
+        return self.consumers.get(ref, [])
+
+    def result(self, output: int | str | None = None) -> Ref:
+        """The tensor that is explained: the only one returned, or the one at key `output` of what was returned.
+
+        Raises
+        ------
+        ValueError
+            If there are several and none is named, or the name leads nowhere.
+        """
+        found = self.structure
+        if output is not None:
+            try:
+                found = found[output]
+            except (KeyError, IndexError, TypeError):
+                raise ValueError(f"the network's output has no part {output!r}") from None
+        refs = [value for value in tree_flatten(found)[0] if isinstance(value, Ref)]
+        if len(refs) == 1:
+            return refs[0]
+        if not refs:
+            raise ValueError("the network returned nothing that depends on its inputs")
+        raise ValueError(f"the network returned {len(refs)} tensors; say which: output=0 (or its key)")
+
+    def find(self, layer: str) -> Node:
+        """The last operation of a layer that is no mere rearrangement.
+
+        Raises
+        ------
+        ValueError
+            If no operation has that name; the message holds names like it.
+        """
+        for node in reversed(self.nodes):
+            if node.layer == layer and node.op is not None:
+                return node
+        import difflib
+
+        names = [node.layer for node in self.nodes if node.op is not None and node.kind != "move"]
+        near = difflib.get_close_matches(layer, names, n=4, cutoff=0.3)
+        raise ValueError(f"no operation is called {layer!r}; near names: {', '.join(near) or 'none'}")
+
+    def compute(self, node: Node, values: dict[Ref, Tensor], op: Callable[..., Any] | None = None) -> None:
+        """Run one node on `values` and put its outputs there."""
+        args, kwargs = tree_map(lambda v: values[v] if isinstance(v, Ref) else v, (node.args, node.kwargs))
+        keep(node, (op or node.op)(*args, **kwargs), values)
+
+    def run(
+        self,
+        inputs: Sequence[Tensor],
+        *,
+        wanted: set[Ref] | None = None,
+        replace: dict[int, Callable[..., Any]] | None = None,
+    ) -> dict[Ref, Tensor]:
+        """Run all nodes.
+
+        Parameters
+        ----------
+        inputs
+            As captured, in shape.
+        wanted
+            Tensors to return; others are freed as soon as nothing reads them. None: all.
+        replace
+            Functions in the place of operations, by node.
+        """
+        values = {Ref(place): value for place, value in enumerate(inputs)}
+        last = self.last_read()
+        for node in self.nodes[self.inputs :]:
+            self.compute(node, values, (replace or {}).get(node.index))
+            if wanted is not None:
+                done = [ref for ref in (*node.refs, *outputs(node)) if last.get(ref, -1) <= node.index]
+                for ref in done:
+                    if ref not in wanted:
+                        values.pop(ref, None)
+        return values
+
+    def last_read(self) -> dict[Ref, int]:
+        """The last node that reads each tensor."""
+        return {ref: readers[-1] for ref, readers in self.consumers.items()}
+
+
+def outputs(node: Node) -> list[Ref]:
+    """The tensors that a node makes."""
+    return [Ref(node.index, place) for place in range(len(node.shapes))]
+
+
+def keep(node: Node, result: Any, values: dict[Ref, Tensor]) -> None:
+    """Put what a node returned where it belongs."""
+    tensors = [value for value in tree_flatten(result)[0] if isinstance(value, Tensor)]
+    values.update(zip(outputs(node), tensors, strict=True))
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """Neither autocast, nor TF32, nor fused attention: numbers in the type asked for, operations that have rules."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
+        tf32 = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
+    """Run a network once and record what it does to its inputs.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode. Hooks are put on its modules and taken off again.
+    inputs
+        Its positional arguments; they are not changed.
+
+    Raises
+    ------
+    UnknownOperation
+        If the network reads computed values into Python (its graph would depend on the scan), or writes computed
+        values into a part of another tensor.
+    """
+    recorder = _Recorder(inputs)
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda _m, _i, name=name: recorder.enter(name)))
+        handles.append(module.register_forward_hook(lambda _m, _i, _o: recorder.leave(), always_call=True))
+    given = [tensor.detach().clone() for tensor in inputs]
+    recorder.begin(given)
+    try:
+        with torch.no_grad(), steady(), recorder:
+            returned = model(*given)
+    finally:
+        for handle in handles:
+            handle.remove()
+    structure = tree_map(lambda v: recorder.known.get(v) if isinstance(v, Tensor) else v, returned)
+    return Graph(recorder.finish(), len(inputs), structure)
+
+
+class _Stale:
+    """What a tensor became when another one that shares its memory was written to."""
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.nodes: list[Node] = []
+        self.known: Any = WeakIdKeyDictionary()  # tensor -> Ref, or _Stale
+        self.written: dict[int, Any] = {}  # storages that a part of was written to, kept alive so that ids stay theirs
+        self.calls: Counter[str] = Counter()
+        self.stack: list[tuple[str, int]] = []
+        self.caller: list[tuple[str, int]] = []  # of each node
+
+    def begin(self, inputs: Sequence[Tensor]) -> None:
+        for place, tensor in enumerate(inputs):
+            self.known[tensor] = Ref(place)
+            self.nodes.append(
+                Node(place, None, (), {}, f"input{place or ''}", "input", (tuple(tensor.shape),), (tensor.dtype,))
+            )
+            self.caller.append(("", 0))
+
+    def enter(self, name: str) -> None:
+        self.calls[name] += 1
+        self.stack.append((name, self.calls[name]))
+
+    def leave(self) -> None:
+        self.stack.pop()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+        computed = [tensor for tensor in tensors if tensor in self.known]
+        for tensor in tensors:
+            if isinstance(self.known.get(tensor), _Stale) or (
+                tensor not in self.known and tensor.untyped_storage()._cdata in self.written
+            ):
+                raise self.error(func, "reads memory that was written to under another name; use out-of-place operations")
+        result = func(*args, **kwargs)
+        if not computed:
+            return result
+        made = [value for value in tree_flatten(result)[0] if isinstance(value, Tensor)]
+        if not made or len(made) < sum(value is not None for value in tree_flatten(result)[0]):
+            raise self.error(
+                func,
+                "reads a computed value into Python, so that what runs depends on the scan; write the choice as "
+                "tensor operations (torch.where), or explain a part of the network",
+            )
+        op, target = func, self.target(func, args, kwargs)
+        if target is not None:
+            op = self.out_of_place(func)
+        refs = tree_map(lambda v: self.known.get(v, v) if isinstance(v, Tensor) else v, (args, kwargs))
+        index = len(self.nodes)
+        self.nodes.append(
+            Node(
+                index,
+                op,
+                refs[0],
+                refs[1],
+                "",
+                kind_of(op, refs[0]),
+                tuple(tuple(tensor.shape) for tensor in made),
+                tuple(tensor.dtype for tensor in made),
+            )
+        )
+        self.caller.append(self.stack[-1] if self.stack else ("", 1))
+        if target is not None:
+            self.overwrite(func, target)
+        for place, tensor in enumerate(made):
+            self.known[tensor] = Ref(index, place)
+        return result
+
+    def target(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """The tensor that an operation in place writes to."""
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
+                return value
+        if any(a.alias_info is not None and a.alias_info.is_write and a.name in kwargs for a in func._schema.arguments):
+            raise self.error(func, "writes into a given tensor (out=); let it return its result")
+        return None
+
+    def out_of_place(self, func: Any) -> Any:
+        namespace, name = func._schema.name.split("::")
+        packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+        if not name.endswith("_") or packet is None or func._overloadname not in packet.overloads() or name == "copy_":
+            if name == "native_batch_norm":  # its running statistics are written to in training only
+                return func
+            raise self.error(func, "writes in place and has no form that does not; use one")
+        return getattr(packet, func._overloadname)
+
+    def overwrite(self, func: Any, target: Tensor) -> None:
+        storage = target.untyped_storage()
+        partial = target.numel() * target.element_size() != storage.nbytes()
+        if target not in self.known or partial:
+            self.written[storage._cdata] = storage
+        for tensor in list(self.known):
+            if tensor is not target and tensor.untyped_storage()._cdata == storage._cdata:
+                self.known[tensor] = _Stale()
+
+    def error(self, func: Any, what: str) -> UnknownOperation:
+        layer = self.stack[-1][0] if self.stack else ""
+        return UnknownOperation(f"{layer or 'the network'}: {str(func).rpartition('.')[0]} {what}")
+
+    def finish(self) -> list[Node]:
+        """Nodes with unique names."""
+        alone = Counter(
+            caller for node, caller in zip(self.nodes, self.caller, strict=True) if node.kind not in MOVES and node.op
+        )
+        used: Counter[str] = Counter()
+        for node, (module, call) in zip(self.nodes, self.caller, strict=True):
+            if node.op is None:
+                continue
+            base = module if call == 1 else f"{module}#{call}"
+            if node.kind in MOVES:
+                node.layer = f"{base}:{node.name.removeprefix('aten.')}"
+            elif alone[module, call] == 1 and module:
+                node.layer = base
+            else:
+                node.layer = f"{base}:{NAMES.get(node.name, node.name.removeprefix('aten.'))}"
+            used[node.layer] += 1
+            if used[node.layer] > 1:
+                node.layer += f"#{used[node.layer]}"
+        return self.nodes
