@@ -330,12 +330,21 @@ class AlphaBeta(WeightedRule):
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
         positive = _sum(layer, parts := _parts(layer.x, "positive", "negative"), relevance)
         bias = self.kept(layer, 1)
-        # sum z- = sum z - sum z+ spares a convolution
-        rest = layer.contributions() - positive if self.beta else None
+        rest = self._rest(layer, positive, relevance) if self.beta else None
         yield Share(self.alpha, parts, layer.add_bias(positive, bias), bias)
         if rest is not None:
             bias = self.kept(layer, -1)
             yield Share(-self.beta, _parts(layer.x, "negative", "positive"), layer.add_bias(rest, bias), bias)
+
+
+    def _rest(self, layer: Layer, positive: Tensor, relevance: Tensor) -> Tensor:
+        """sum z-: as sum z - sum z+, which spares a convolution, unless its rounding would move relevance."""
+        rest = (layer.contributions() - positive).clamp(max=0)
+        size = relevance.abs().amax(0)
+        doubt = (size * positive / rest.abs().clamp(min=torch.finfo(rest.dtype).tiny)).masked_fill(rest == 0, 0).sum()
+        if bool(doubt * torch.finfo(rest.dtype).eps > 1e-5 * size.sum()):
+            return _sum(layer, _parts(layer.x, "negative", "positive"), relevance)
+        return rest
 
 
 @dataclass(frozen=True)

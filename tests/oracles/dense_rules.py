@@ -312,7 +312,7 @@ def fractions(layer: Layer, x: Array, rule: str, mask: Array | None = None, **pa
         alpha, beta = parameters["alpha"], parameters["beta"]
         return [Fraction(up(z), up(b), alpha * one), Fraction(down(z), down(b), -beta * one)]
     if rule == "gamma":
-        g, d = parameters["gamma"], parameters.get("output", layer(x).ravel())
+        g, d = parameters["gamma"], parameters.get("output", z.sum(1) + b)
         positive = (d >= 0)[:, None]
         parts = z + g * np.where(positive, up(z), down(z))
         return [Fraction(parts, b + g * np.where(d >= 0, up(b), down(b)), (d != 0) * one)]

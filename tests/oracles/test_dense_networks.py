@@ -74,7 +74,7 @@ class Rules:
         """Keyword arguments of the oracle."""
         rule = dict(self.rules[group])
         if group == "average" and rule["rule"] == "z_plus":
-            return {"rule": "share"}
+            return {"rule": "share", "stabiliser": 0.0}
         return rule | {"bias": self.bias}
 
     def add(self):

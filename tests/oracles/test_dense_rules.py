@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from relevance_assets.relevance import explain
+from relevance_assets.relevance import explain as explain_in_any_type
 
 TOLERANCE = 1e-12
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -121,6 +121,11 @@ AVERAGE_RULES = {
     "z_plus": {"rule": "z_plus"},
     "flat": {"rule": "flat"},
 }
+
+
+def explain(*args):
+    """In float64, which a network without parameters does not ask for by itself."""
+    return explain_in_any_type(*args, dtype=torch.float64)
 
 
 class Call(nn.Module):
@@ -350,8 +355,9 @@ def test_box_per_voxel(name):
 
 # ------------------------------------------------------------------------------------- averages, sums, grids
 def average_oracle(rule):
-    """The oracle's name of an average's rule."""
-    return rule | {"rule": {"norm": "epsilon", "z_plus": "share"}.get(rule["rule"], rule["rule"])}
+    """The oracle's name of an average's rule. Only epsilon has a stabiliser: nothing cancels in the others."""
+    name = {"norm": "epsilon", "z_plus": "share"}.get(rule["rule"], rule["rule"])
+    return rule | {"rule": name} | ({} if name == "epsilon" else {"stabiliser": 0.0})
 
 
 @pytest.mark.parametrize("signed", [False, True], ids=["non-negative", "signed"])
@@ -388,11 +394,8 @@ def test_reductions(function, axes, keepdim, mean, rule):
 @pytest.mark.parametrize(
     ("into", "out", "mode", "corners", "factor"),
     [
-        ((2, 3, 4), (6, 8), "nearest", None, 2),
-        ((2, 3, 4), (5, 7), "nearest", None, None),
         ((2, 5, 4), (3, 2), "bilinear", False, None),
         ((2, 6), (15,), "linear", False, 2.5),
-        ((2, 3, 2, 3), (6, 4, 6), "nearest", None, 2),
         ((2, 3, 2, 3), (6, 4, 6), "trilinear", False, 2),
         ((2, 3, 2, 3), (5, 4, 7), "trilinear", True, None),
     ],
@@ -400,9 +403,23 @@ def test_reductions(function, axes, keepdim, mean, rule):
 def test_interpolation(into, out, mode, corners, factor, rule):
     size = {"size": out} if factor is None else {"scale_factor": factor}
     module = Call(lambda x: F.interpolate(x, mode=mode, align_corners=corners, **size))
-    kind = "nearest" if mode == "nearest" else "linear"
-    layer = oracle.interpolation(into, out, kind, corners=bool(corners), factor=factor)
+    layer = oracle.interpolation(into, out, "linear", corners=corners, factor=factor)
     check_layer(module, layer, numbers(3, 2, *into), "interpolate", rule, oracle_rule=average_oracle(rule))
+
+
+@pytest.mark.parametrize(
+    ("into", "out", "factor"),
+    [((2, 6), (15,), 2.5), ((2, 3, 4), (6, 8), 2), ((2, 3, 4), (5, 7), None), ((2, 5, 2, 3), (3, 4, 3), None)],
+)
+def test_interpolation_to_the_nearest(into, out, factor):
+    """Every output is one input, so relevance goes back where the value came from, and nothing can be lost."""
+    size = {"size": out} if factor is None else {"scale_factor": factor}
+    layer, x = oracle.interpolation(into, out, "nearest", factor=factor), numbers(3, 2, *into)
+    start = numbers(7, 2, *layer.out)
+    explanation = explain(Call(lambda x: F.interpolate(x, mode="nearest", **size)), x, "epsilon", start)
+    close(explanation.output, np.stack([layer(array(sample)) for sample in x]))
+    close(explanation.relevance, np.stack([(layer.weights.T @ array(r).ravel()).reshape(into) for r in start]))
+    assert len(explanation.ledger) == 0
 
 
 @pytest.mark.parametrize("rule", ["winner", "proportional"])
@@ -419,6 +436,10 @@ def test_interpolation(into, out, mode, corners, factor, rule):
 @pytest.mark.parametrize("signed", [False, True], ids=["non-negative", "signed"])
 def test_max_pool(module, shape, rule, signed):
     x = numbers(3, 2, *shape, signed=signed)  # with zeros, so with ties, when not signed
+    if rule == "proportional" and module.dilation != 1:
+        with pytest.raises(ValueError, match="dilated"):
+            explain(nn.Sequential(module), x, [{"kind": "max_pool", "rule": rule}])
+        return
     geometry = {"padding": module.padding, "dilation": module.dilation, "ceil_mode": module.ceil_mode}
     pools = [oracle.max_pool(array(sample), module.kernel_size, module.stride, **geometry) for sample in x]
     start = numbers(7, 2, *pools[0][0].shape)
@@ -609,8 +630,7 @@ def test_input_of_zeros(rule, stabiliser):
     """Nothing comes in, so nothing gets relevance; the biases have it all."""
     module = linear([[1.0, -2.0], [2.0, 1.0]], [0.5, 0.25])
     entry = {"kind": "linear", "rule": rule, "epsilon" if rule == "epsilon" else "stabiliser": stabiliser}
-    if rule == "alpha_beta":
-        entry |= {"alpha": 2.0, "beta": 1.0}
+    entry |= {"alpha_beta": {"alpha": 2.0, "beta": 1.0}, "gamma": {"gamma": 0.25}}.get(rule, {})
     start = tensor([5.0, 3.0])
     explanation = explain(nn.Sequential(module), tensor([0.0, 0.0]), [entry], start)
     np.testing.assert_array_equal(explanation.relevance, 0)
