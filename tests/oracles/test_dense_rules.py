@@ -5,6 +5,7 @@ second holds the engine to the oracle. Whole networks are in `test_dense_network
 """
 
 import itertools
+from functools import cache
 
 import dense_rules as oracle
 import numpy as np
@@ -188,6 +189,13 @@ def as_layer(module, into):
     raise TypeError(module)
 
 
+@cache
+def weighted(name, bias):
+    make, shape = WEIGHTED[name]
+    module = fixed(make(bias), seed=len(name))
+    return module, as_layer(module, shape)
+
+
 def close(ours, theirs):
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape
@@ -323,11 +331,10 @@ def test_oracle_fold_changes_no_output():
 @pytest.mark.parametrize("name", WEIGHTED)
 @pytest.mark.parametrize("rule", RULES)
 def test_weighted(rule, name):
-    make, shape = WEIGHTED[name]
     kind = "linear" if name.startswith("linear") else "convolution"
     for bias, signed in itertools.product((True, False), repeat=2):
-        module = fixed(make(bias), seed=len(name))
-        check_layer(module, as_layer(module, shape), numbers(3, 2, *shape, signed=signed), kind, RULES[rule])
+        module, layer = weighted(name, bias)
+        check_layer(module, layer, numbers(3, 2, *layer.into, signed=signed), kind, RULES[rule])
 
 
 @pytest.mark.parametrize("rule", ["epsilon", "z_plus", "alpha2_beta1", "gamma_0.25", "box", "w_square", "flat"])
