@@ -25,6 +25,7 @@ from relevance_assets.relevance.composites import Composite, composite_of
 from relevance_assets.relevance.graph import Graph, Node, Ref, capture, keep, outputs, steady
 from relevance_assets.relevance.ledger import Ledger, sums, warn_of_leaks
 from relevance_assets.relevance.operations import MOVES, is_computed
+from relevance_assets.relevance.others import by_baseline, by_zennit, is_baseline, is_zennit
 from relevance_assets.relevance.plan import Plan, Step, make_plan
 from relevance_assets.relevance.rules import Losses, WeightedRule, per_sample, prepare, weighted
 from relevance_assets.relevance.structure import STRUCTURE, Context
@@ -183,17 +184,18 @@ class Explainer:
     ) -> list[Explanation]:
         """Explanations of one batch by several composites and starts; they share one forward pass."""
         given, pack = self._inputs(inputs)
-        from relevance_assets.relevance.baselines import BASELINES
-
-        special = [isinstance(composite, str) and composite in BASELINES or is_zennit(composite) for composite, _ in wanted]
         results: dict[int, Explanation] = {}
-        rules = [place for place, apart in enumerate(special) if not apart]
-        if rules:
-            found = self._by_rules(given, [wanted[place] for place in rules], mask)
-            results |= dict(zip(rules, found, strict=True))
-        for place, apart in enumerate(special):
-            if apart:
-                results[place] = self._apart(given, *wanted[place])
+        by_rules = []
+        for place, (composite, start) in enumerate(wanted):
+            method = by_zennit if is_zennit(composite) else by_baseline if is_baseline(composite) else None
+            if method is None:
+                by_rules.append(place)
+            else:
+                parts, output, put_in, ledger = method(self, given, composite, start)
+                results[place] = Explanation(tuple(parts), output, put_in, ledger)
+        if by_rules:
+            found = self._by_rules(given, [wanted[place] for place in by_rules], mask)
+            results |= dict(zip(by_rules, found, strict=True))
         inside = None if mask is None else self._mask(mask, given[0])
         return [self._finish(results[place], pack, inside) for place in range(len(wanted))]
 
@@ -240,16 +242,6 @@ class Explainer:
             outside = (size * ~inside).flatten(1).sum(1) / all_of_it.masked_fill(all_of_it == 0, 1)
         return Explanation(pack(result.relevance), result.output, result.start, result.ledger, outside)
 
-    # ------------------------------------------------------------------------------------------------- other methods
-    def _apart(self, given: list[Tensor], composite: Any, start: Start) -> Explanation:
-        if is_zennit(composite):
-            from relevance_assets.relevance.witness import by_zennit
-
-            return by_zennit(self, given, composite, start)
-        from relevance_assets.relevance.baselines import by_baseline
-
-        return by_baseline(self, given, composite, start)
-
     # ------------------------------------------------------------------------------------------------------ by rules
     def _by_rules(
         self, given: list[Tensor], wanted: Sequence[tuple[Any, Start]], mask: Tensor | None
@@ -290,13 +282,6 @@ class Explainer:
             scaled = weight if norm is None else weight * step.weighted.rows(affine(norm)[0])
             self.weights[name] = (prepare(scaled, key), sources)  # the sources keep their addresses theirs
         return self.weights[name][0]
-
-
-def is_zennit(composite: Any) -> bool:
-    """Whether this is a composite of zennit's."""
-    return type(composite).__module__.split(".")[0] == "zennit" or any(
-        kind.__module__ == "zennit.core" for kind in type(composite).__mro__
-    )
 
 
 def start_values(value: Tensor, start: Start) -> Tensor:
