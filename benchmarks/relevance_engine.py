@@ -1,0 +1,292 @@
+"""What a relevance map costs: this engine, zennit 0.5.1 and captum 0.9.0 in one run.
+
+    python benchmarks/relevance_engine.py [--quick] [--sizes 64 96] [--threads N] [--device cpu|cuda]
+                                          [--json FILE] [--markdown]
+
+Unit of work, memory and time: one forward + backward to the input, of the same network. Floating point operations
+are counted by torch as it runs them (convolutions and matrix products). Preparing weights and tracing the graph
+come before, once per model and input shape, and are not counted; zennit's canonizers and hooks neither.
+
+Belongs here: which cases are run, and the tables. Does not belong here: engines (`engines.py`), measuring
+(`measure.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import engines
+import measure
+import torch
+from engines import ENGINES, RULES
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+Row = dict[str, Any]
+MEMORY_OF_UNIT = 1.6  # times the memory of forward + backward, and never more than zennit's (issue 3, point 5)
+STARTS, BATCH, INDEX = 10, 4, 1
+
+
+# ---------------------------------------------------------------------------------------------------------- measuring
+def cases(options: argparse.Namespace) -> Iterator[Row]:
+    """Network, shape and kind of input of each table."""
+    for size in options.sizes:
+        yield {"network": "plain", "shape": [1, 1, size, size, size], "signed": False}
+    size = min(options.sizes)
+    yield {"network": "plain", "shape": [1, 1, size, size, size], "signed": True}
+    yield {"network": "densenet121", "shape": [1, 1, size, size, size], "signed": False}
+    if options.device == "cuda":
+        yield {"network": "plain", "shape": [1, 3, 96, 96, 112], "signed": False}
+        yield {"network": "densenet121", "shape": [1, 3, 96, 96, 112], "signed": False}
+
+
+def run_case(case: Row, options: argparse.Namespace) -> list[Row]:
+    """One row per rule."""
+    say(f"{title(case)} ...")
+    model = engines.network(case["network"], case["shape"][1]).to(options.device)
+    x = engines.image(*case["shape"], signed=case["signed"]).to(options.device)
+    unit = engines.prepare("unit", model, None, case["network"], INDEX)
+    unit_flops, rows = measure.flops(lambda: unit(x)), []
+    for rule in RULES:
+        calls = {"unit": unit}
+        for engine in ENGINES:
+            if engines.has(engine, rule, case["network"]):
+                calls[engine] = engines.prepare(engine, model, rule, case["network"], INDEX)
+        maps = {engine: call(x) for engine, call in calls.items() if engine != "unit"}
+        row: Row = {
+            **case,
+            "rule": rule,
+            "unit_flops": unit_flops,
+            "difference": distance(maps["ours"], maps["zennit"]),
+        }
+        row["flops"] = {engine: measure.flops(bind(call, x)) / unit_flops for engine, call in calls.items()}
+        bound = {engine: bind(call, x) for engine, call in calls.items()}
+        row["seconds"] = measure.seconds(bound, options.repeats, options.device)
+        rows.append(row)
+    for row in rows:
+        row["difference_float64"] = double_difference(model, x, row["rule"], case["network"])
+    return rows
+
+
+def add_memory(rows: list[Row], options: argparse.Namespace) -> None:
+    """Peak memory in MB, each in a process of its own; forward + backward once for all rules."""
+    case = {key: rows[0][key] for key in ("network", "shape", "signed")}
+    case |= {"threads": options.threads, "device": options.device}
+    say(f"{title(case)}: memory ...")
+    unit = measure.peak_memory({**case, "engine": "unit", "rule": None})
+    for row in rows:
+        found = [engine for engine in ENGINES if engines.has(engine, row["rule"], case["network"])]
+        row["megabytes"] = {e: measure.peak_memory({**case, "engine": e, "rule": row["rule"]}) for e in found}
+        row["megabytes"]["unit"] = unit
+
+
+def double_difference(model: torch.nn.Module, x: Tensor, rule: str, name: str) -> float:
+    model, x = model.double(), x.double()
+    maps = [engines.prepare(engine, model, rule, name, INDEX)(x) for engine in ("ours", "zennit")]
+    model.float()
+    return distance(*maps)
+
+
+def sharing(size: int, options: argparse.Namespace) -> list[Row]:
+    """Ten classes from one forward, and a batch of four against four singles, for each rule."""
+    from relevance_assets.relevance import Explainer
+
+    say("several starts, batches ...")
+    model = engines.network("plain").to(options.device)
+    x = engines.image(BATCH, 1, size, size, size).to(options.device)
+    rows = []
+    for rule in RULES:
+        explainer = Explainer(model, engines.composite(rule))
+        one, classes = x[:1], list(range(STARTS))
+        calls: dict[str, Callable[[], Any]] = {
+            "one": lambda e=explainer, one=one: e(one, INDEX),
+            "classes": lambda e=explainer, one=one, classes=classes: e(one, classes),
+            "batch": lambda e=explainer: e(x, INDEX),
+        }
+        for call in calls.values():
+            call()
+        batch = explainer(x, INDEX).relevance
+        singles = torch.cat([explainer(x[i : i + 1], INDEX).relevance for i in range(BATCH)])
+        several = torch.stack([e.relevance for e in explainer(one, classes)])
+        apart = torch.stack([explainer(one, i).relevance for i in classes])
+        counts = {name: measure.flops(call) for name, call in calls.items()}
+        times = measure.seconds(calls, options.repeats, options.device)
+        rows.append(
+            {
+                "rule": rule,
+                "maps_per_second": 1 / times["one"]["median"],
+                "maps_per_second_in_batch": BATCH / times["batch"]["median"],
+                "maps_per_second_of_classes": STARTS / times["classes"]["median"],
+                "flops_of_classes": counts["classes"] / counts["one"],
+                "batch_difference": distance(batch, singles),
+                "classes_difference": distance(several, apart),
+            }
+        )
+    return rows
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """Largest absolute difference, relative to the largest relevance."""
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def bind(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
+    return lambda: call(x)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+def title(case: Row) -> str:
+    name = {"plain": "plain 3D CNN", "densenet121": "MONAI DenseNet121"}[case["network"]]
+    _, channels, *space = case["shape"]
+    kind = "z-scored input" if case["signed"] else "input in [0, 1]"
+    return f"{name}, {' x '.join(map(str, space))}{f' x {channels}' if channels > 1 else ''}, {kind}"
+
+
+def judged(value: float | None, bound: float | None, most: bool, form: str = "{:.2f}") -> str:
+    """A value with its bound, and whether it holds."""
+    if value is None:
+        return "–"
+    if bound is None:
+        return form.format(value)
+    holds = value <= bound if most else value >= bound
+    sign = ("≤" if holds else ">") if most else ("≥" if holds else "<")
+    return f"{form.format(value)} {sign} {form.format(bound).rstrip('0').rstrip('.')} {'✓' if holds else '✗'}"
+
+
+def number(values: dict[str, Any], key: str, form: str) -> str:
+    return "–" if values.get(key) is None else form.format(values[key])
+
+
+def cost_cells(row: Row) -> list[str]:
+    """Operations and seconds of one rule, and how far our map is from zennit's.
+
+    Bounds where issue 3 sets them: for inputs >= 0; speed, for the plain network on the CPU.
+    """
+    rule, strict = RULES[row["rule"]], not row["signed"]
+    times = {engine: value["median"] * 1e3 for engine, value in row["seconds"].items()}
+    form = "{:.0f}" if times["unit"] >= 20 else "{:.2f}"
+    return [
+        rule.title,
+        judged(row["flops"]["ours"], rule.flops if strict else None, True),
+        number(row["flops"], "zennit", "{:.2f}"),
+        number(row["flops"], "captum", "{:.2f}"),
+        *(number(times, key, form) for key in ("unit", *ENGINES)),
+        judged(times["zennit"] / times["ours"], rule.speed if strict else None, False),
+        f"{row['difference']:.0e}",
+        f"{row['difference_float64']:.0e}",
+    ]
+
+
+def memory_cells(row: Row) -> list[str]:
+    """Memory of one rule."""
+    memory = row.get("megabytes", {})
+    ours, theirs, unit = (memory.get(key) for key in ("ours", "zennit", "unit"))
+    return [
+        RULES[row["rule"]].title,
+        *(number(memory, key, "{:.0f}") for key in ("unit", *ENGINES)),
+        judged(ours / unit if ours and unit else None, MEMORY_OF_UNIT, True),
+        judged(ours / theirs if ours and theirs else None, 1.0, True),
+    ]
+
+
+COST = [
+    *("rule", "FLOPs ours", "zennit", "captum", "ms fwd+bwd", "ours", "zennit", "captum", "faster than zennit"),
+    *("difference", "in float64"),
+]
+MEMORY = ["rule", "MB fwd+bwd", "ours", "zennit", "captum", "of fwd+bwd", "of zennit's"]
+SHARING = {
+    "rule": lambda row: RULES[row["rule"]].title,
+    "maps/s": lambda row: f"{row['maps_per_second']:.1f}",
+    "in a batch of 4": lambda row: f"{row['maps_per_second_in_batch']:.1f}",
+    "of 10 classes": lambda row: f"{row['maps_per_second_of_classes']:.1f}",
+    "FLOPs of 10 classes / 1": lambda row: f"{row['flops_of_classes']:.2f}",
+    "batch - singles": lambda row: f"{row['batch_difference']:.0e}",
+    "classes - one by one": lambda row: f"{row['classes_difference']:.0e}",
+}
+
+
+def show(console: Console, heading: str, names: list[str], rows: list[list[str]], markdown: bool) -> None:
+    """A table on the terminal, or for a README; a missed bound stands out."""
+    if markdown:
+        lines = [f"**{heading}**\n"] if heading else []
+        lines += ["| " + " | ".join(names) + " |", "|---" + "|--:" * (len(names) - 1) + "|"]
+        print("\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]))
+        return
+    if heading:
+        console.print(Text(heading, style="bold"))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for at, name in enumerate(names):
+        table.add_column(name, justify="right" if at else "left", overflow="fold")
+    for row in rows:
+        styles = ["bold red" if "✗" in cell else "green" if "✓" in cell else "" for cell in row]
+        table.add_row(*(Text(cell, style=style, no_wrap=True) for cell, style in zip(row, styles, strict=True)))
+    console.print(table)
+    console.print()
+
+
+NOTES = """FLOPs: of one map, relative to one forward + backward to the input (fwd+bwd) of the same network. Done
+before, once per model and shape, and not counted: weights prepared, graph traced. ms: median of {n} after one to warm
+up, engines taking turns, {threads} thread(s), {device}. MB: the most resident over what was before, preparation
+included, each in its own process. Bounds hold for inputs in [0, 1]; ✗ is a bound missed. difference: the largest
+between our map and zennit's, relative to the largest relevance. DenseNet121: batch norms after a convolution are
+folded into it, all others pass relevance, in both engines. captum: its gamma adds nothing to biases and its z+
+ignores the input's sign, so both are cheaper than what they are named after; it has neither alpha-beta nor box, and
+is wrong on a DenseNet."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="32 voxels a side, 3 turns, no memory: a minute")
+    parser.add_argument("--sizes", type=int, nargs="+", default=None, help="voxels a side (default 64 96)")
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads (default 1)")
+    parser.add_argument("--repeats", type=int, default=None, help="turns that are timed (default 7)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", type=Path, help="write every number to this file")
+    parser.add_argument("--markdown", action="store_true", help="print tables for a README")
+    options = parser.parse_args(arguments)
+    options.sizes = options.sizes or ([32] if options.quick else [64, 96])
+    options.repeats = options.repeats or (3 if options.quick else 7)
+    if min(options.sizes) < 32:
+        parser.error("--sizes must be 32 or more: DenseNet121 halves a volume five times")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device is at hand")
+    return options
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    results: Row = {"torch": torch.__version__, **{k: str(v) for k, v in vars(options).items()}, "cases": []}
+    for case in cases(options):
+        rows = run_case(case, options)
+        measured = not (options.quick or case["signed"])  # a sign changes the first layer's only
+        if measured:
+            add_memory(rows, options)
+        results["cases"] += rows
+        show(console, title(case), COST, [cost_cells(row) for row in rows], options.markdown)
+        if measured:
+            show(console, "", MEMORY, [memory_cells(row) for row in rows], options.markdown)
+    results["sharing"] = sharing(min(options.sizes), options)
+    table = [[make(row) for make in SHARING.values()] for row in results["sharing"]]
+    show(console, "Maps per second, several starts, batches (plain 3D CNN)", list(SHARING), table, options.markdown)
+    if not options.markdown:
+        device = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+        console.print(NOTES.format(n=options.repeats, threads=options.threads, device=device), style="dim")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
