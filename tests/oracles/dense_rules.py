@@ -277,6 +277,7 @@ class Account:
     bias: float = 0.0
     stabiliser: float = 0.0
     dead: float = 0.0
+    clamped: float = 0.0
 
 
 @dataclass
@@ -418,18 +419,35 @@ def explain_max_pool(x: Array, inside: list[Array], relevance: Array, rule: str)
 
 
 def explain_sum(
-    terms: list[Array], constant: Array | float, relevance: Array, *, stabiliser: float = EPSILON, bias: str = "keep"
+    terms: list[Array],
+    constant: Array | float,
+    relevance: Array,
+    *,
+    stabiliser: float = EPSILON,
+    bias: str = "keep",
+    rule: str = "epsilon",
 ) -> tuple[list[Array], Account]:
-    """The epsilon rule on the terms of a sum, elementwise; the constant is its bias."""
-    constant = 0.0 if bias == "drop" else constant
+    """The epsilon rule on the terms of a sum, elementwise; the constant is its bias.
+
+    `z_plus`: in proportion to positive terms, evenly where no term is positive.
+    """
+    constant = np.broadcast_to(0.0 if bias == "drop" else constant, relevance.shape)
+    if rule == "z_plus":
+        stabiliser, constant = 0.0, up(constant)
+        none = sum(up(term) for term in terms) + constant == 0
+        terms = [np.where(none, 1.0, up(term)) for term in terms]
     total = sum(terms) + constant
     denominator = stabilised(total, stabiliser)
     alive = denominator != 0
     q = np.where(alive, relevance / np.where(alive, denominator, 1), 0)
+    shares = [term * q for term in terms]
     account = Account(
-        relevance, float((constant * q).sum()), float(((denominator - total) * q).sum()), float(relevance[~alive].sum())
+        sum(shares),
+        bias=float((constant * q).sum()),
+        stabiliser=float(((denominator - total) * q).sum()),
+        dead=float(relevance[~alive].sum()),
     )
-    return [term * q for term in terms], account
+    return shares, account
 
 
 def explain_product(
@@ -515,6 +533,7 @@ class Tape:
             total.bias += account.bias
             total.stabiliser += account.stabiliser
             total.dead += account.dead
+            total.clamped += account.clamped
         return total
 
     def weighted(
@@ -529,7 +548,7 @@ class Tape:
         if shift is not None:
             seen = x.value - shift
             rules_layer = layer if carry else folded(layer, np.broadcast_to(shift, x.value.shape))
-        if rule["rule"] == "gamma":
+        if rule["rule"] == "gamma" and "mask" not in rule:
             rule = rule | {"output": value.ravel()}
 
         def pull(relevance: Array) -> tuple[Array, ...]:
@@ -544,6 +563,16 @@ class Tape:
 
     def relu(self, x: Node) -> Node:
         return self.passed(up(x.value), x)
+
+    def blocked(self, name: str, value: Array, x: Node) -> Node:
+        """A ReLU that relevance does not pass where it is off."""
+
+        def pull(relevance: Array) -> tuple[Array, ...]:
+            on = relevance * (value > 0)
+            self.accounts[name] = Account(on, clamped=float((relevance - on).sum()))
+            return (on,)
+
+        return self.node(value, x, pull=pull)
 
     def cat(self, *parts: Node) -> Node:
         ends = np.cumsum([len(p.value) for p in parts])[:-1]

@@ -337,16 +337,31 @@ def test_weighted(rule, name):
         check_layer(module, layer, numbers(3, 2, *layer.into, signed=signed), kind, RULES[rule])
 
 
-@pytest.mark.parametrize("rule", ["epsilon", "z_plus", "alpha2_beta1", "gamma_0.25", "box", "w_square", "flat"])
-@pytest.mark.parametrize("name", ["conv3d_zeros", "conv3d_replicate_stride", "conv2d_groups_dilation"])
+MASKED_RULES = ["epsilon", "zero_drop", "z_plus", "z_plus_distribute", "alpha2_beta1", "gamma_0.25", "gamma_-20", "box"]
+
+
+@pytest.mark.parametrize("rule", [*MASKED_RULES, "w_square", "w_square_distribute", "flat", "flat_0"])
+@pytest.mark.parametrize("name", ["conv3d_zeros", "conv3d_replicate_stride", "conv2d_groups_dilation", "conv2d_same"])
 def test_mask(name, rule):
     """Voxels outside have no part: no share, none in the denominators; what they hold does not matter."""
-    make, shape = WEIGHTED[name]
-    module, x = fixed(make(True)), numbers(3, 2, *shape)
-    mask = numbers(11, *shape[1:]) > -0.3
-    explanation, _ = check_layer(module, as_layer(module, shape), x, "convolution", RULES[rule], mask=mask)
+    module, layer = weighted(name, True)
+    x, mask = numbers(3, 2, *layer.into), numbers(11, *layer.into[1:]) > -0.3
+    explanation, _ = check_layer(module, layer, x, "convolution", RULES[rule], mask=mask)
     assert explanation.relevance[..., ~mask].abs().max() == 0
     np.testing.assert_array_equal(explanation.share_outside, 0)
+
+
+def test_a_mask_per_sample():
+    module, layer = weighted("conv3d_zeros", True)
+    x, mask = numbers(3, 2, *layer.into), numbers(11, 2, 1, *layer.into[1:]) > 0
+    start = numbers(7, 2, *layer.out)
+    for name in ("z_plus", "box", "w_square", "flat"):
+        ours = explain(nn.Sequential(module), x, [{"kind": "convolution", **RULES[name]}], start, mask)
+        theirs = [
+            oracle.explain_layer(layer, u, r, mask=np.broadcast_to(m, u.shape), **RULES[name]).relevance
+            for u, r, m in zip(array(x), array(start), array(mask), strict=True)
+        ]
+        close(ours.relevance, np.stack(theirs))
 
 
 @pytest.mark.parametrize("name", ["conv2d_zeros_stride", "conv3d_replicate_stride", "conv3d_depthwise_dilation"])
@@ -445,7 +460,7 @@ def test_max_pool(module, shape, rule, signed):
     x = numbers(3, 2, *shape, signed=signed)  # with zeros, so with ties, when not signed
     if rule == "proportional" and module.dilation != 1:
         with pytest.raises(ValueError, match="dilated"):
-            explain(nn.Sequential(module), x, [{"kind": "max_pool", "rule": rule}])
+            explain(nn.Sequential(module), x, [{"kind": "max_pool", "rule": rule}], module(x))
         return
     geometry = {"padding": module.padding, "dilation": module.dilation, "ceil_mode": module.ceil_mode}
     pools = [oracle.max_pool(array(sample), module.kernel_size, module.stride, **geometry) for sample in x]
@@ -462,35 +477,61 @@ def test_max_pool(module, shape, rule, signed):
 
 
 # --------------------------------------------------------------------------- sums and products of two branches
-@pytest.mark.parametrize("rule", [{"rule": "epsilon"}, {"rule": "epsilon", "epsilon": 0.1}], ids=["1e-6", "0.1"])
-def test_add(rule):
+SUM_RULES = {
+    "epsilon": ({"rule": "epsilon"}, {}),
+    "epsilon_0.1": ({"rule": "epsilon", "epsilon": 0.1}, {"stabiliser": 0.1}),
+    "epsilon_0": ({"rule": "epsilon", "epsilon": 0.0}, {"stabiliser": 0.0}),
+    "drop": ({"rule": "epsilon", "bias": "drop"}, {"bias": "drop"}),
+    "z_plus": ({"rule": "z_plus"}, {"rule": "z_plus"}),
+}
+
+
+@pytest.mark.parametrize("rule", SUM_RULES)
+@pytest.mark.parametrize("sign", [1, -1], ids=["add", "subtract"])
+def test_add(rule, sign):
+    entry, taken = SUM_RULES[rule]
     a, b, start = numbers(1, 2, 3, 4), numbers(2, 2, 3, 4), numbers(3, 2, 3, 4)
-    explanation = explain(Call(lambda a, b: a + b), (a, b), [{"kind": "add", **rule}], start)
-    terms, _ = oracle.explain_sum([array(a), array(b)], 0.0, array(start), stabiliser=rule.get("epsilon", 1e-6))
-    for ours, theirs in zip(explanation.relevance, terms, strict=True):
-        close(ours, theirs)
-    accounts = [
-        oracle.explain_sum([u, v], 0.0, r, stabiliser=rule.get("epsilon", 1e-6))
+    a[0, 0], b[0, 0] = -1, -sign  # no positive term
+    if rule == "epsilon_0":
+        a[1, 1], b[1, 1] = 1, -sign  # cancels: dead
+    function = Call(torch.add if sign > 0 else torch.sub)
+    explanation = explain(function, (a, b), [{"kind": "add", **entry}], start)
+    found = [
+        oracle.explain_sum([u, sign * v], 0.0, r, **taken)
         for u, v, r in zip(array(a), array(b), array(start), strict=True)
     ]
-    for (shares, account), _ in zip(accounts, start, strict=True):
-        account.relevance = sum(shares)
-    ledger_close(explanation, "add", [account for _, account in accounts], array(start))
+    for which in range(2):
+        close(explanation.relevance[which], np.stack([shares[which] for shares, _ in found]))
+    ledger_close(explanation, "add", [account for _, account in found], array(start))
 
 
-@pytest.mark.parametrize("bias", ["keep", "drop"])
-def test_add_constant(bias):
+@pytest.mark.parametrize("rule", SUM_RULES)
+@pytest.mark.parametrize("form", ["constant + x", "x + constant", "constant - x", "x - constant", "x + 2"])
+def test_add_constant(form, rule):
     """A constant operand is the sum's bias."""
+    entry, taken = SUM_RULES[rule]
+    x, start, c = numbers(1, 2, 3, 4), numbers(3, 2, 3, 4), numbers(5, 3, 4)
+    function = {
+        "constant + x": lambda x: c + x,
+        "x + constant": lambda x: x + c,
+        "constant - x": lambda x: c - x,
+        "x - constant": lambda x: x - c,
+        "x + 2": lambda x: x + 2,
+    }[form]
+    constant = {"x - constant": -array(c), "x + 2": 2.0}.get(form, array(c))
+    sign = -1 if form == "constant - x" else 1
+    explanation = explain(Call(function), x, [{"kind": "add", **entry}], start)
+    found = [oracle.explain_sum([sign * u], constant, r, **taken) for u, r in zip(array(x), array(start), strict=True)]
+    close(explanation.relevance, np.stack([shares[0] for shares, _ in found]))
+    ledger_close(explanation, "add", [account for _, account in found], array(start))
+
+
+def test_a_tensor_added_to_itself():
+    """Both operands are the same tensor, which gets both shares."""
     x, start = numbers(1, 2, 3, 4), numbers(3, 2, 3, 4)
-    constant = numbers(5, 3, 4)
-    explanation = explain(Call(lambda x: x + constant), x, [{"kind": "add", "rule": "epsilon", "bias": bias}], start)
-    accounts = []
-    for sample, r in zip(array(x), array(start), strict=True):
-        (share,), account = oracle.explain_sum([sample], array(constant), r, bias=bias)
-        account.relevance = share
-        accounts.append(account)
-    close(explanation.relevance, np.stack([account.relevance for account in accounts]))
-    ledger_close(explanation, "add", accounts, array(start))
+    explanation = explain(Call(lambda x: x + x), x, [{"kind": "add", "rule": "epsilon"}], start)
+    found = [oracle.explain_sum([u, u], 0.0, r) for u, r in zip(array(x), array(start), strict=True)]
+    close(explanation.relevance, np.stack([sum(shares) for shares, _ in found]))
 
 
 @pytest.mark.parametrize("gate_first", [False, True], ids=["signal*gate", "gate*signal"])
@@ -524,9 +565,22 @@ def test_softmax(rule):
     close(explanation.relevance, oracle.explain_softmax(array(x), array(start), rule))
 
 
-@pytest.mark.parametrize("function", [torch.matmul, torch.bmm, lambda a, b: a @ b], ids=["matmul", "bmm", "@"])
-def test_matmul_half(function):
-    a, b, start = numbers(1, 2, 3, 4), numbers(2, 2, 4, 5), numbers(3, 2, 3, 5)
+def heads_by_einsum(a, b):
+    return torch.einsum("bhnm,bhmp->bhnp", a, b)
+
+
+@pytest.mark.parametrize(
+    ("function", "heads"),
+    [
+        (torch.matmul, ()),
+        (torch.bmm, ()),
+        (torch.matmul, (3,)),
+        (heads_by_einsum, (3,)),
+    ],
+    ids=["matmul", "bmm", "heads", "einsum"],
+)
+def test_matmul_half(function, heads):
+    a, b, start = numbers(1, 2, *heads, 3, 4), numbers(2, 2, *heads, 4, 5), numbers(3, 2, *heads, 3, 5)
     explanation = explain(Call(function), (a, b), [{"kind": "matmul", "rule": "half"}], start)
     parts = [oracle.explain_matmul(*sample) for sample in zip(array(a), array(b), array(start), strict=True)]
     for which in range(2):
@@ -576,12 +630,8 @@ def test_norms(name, rule):
         return
     accounts = []
     for sample, r in zip(x, start, strict=True):
-        moved = sample.clone()
-        y = array(module(moved[None])[0])
-        scale = norm_scale(module, array(sample))
-        (share,), account = oracle.explain_sum([scale * array(sample)], y - scale * array(sample), array(r))
-        account.relevance = share
-        accounts.append(account)
+        y, scale = array(module(sample[None])[0]), norm_scale(module, array(sample))
+        accounts.append(oracle.explain_sum([scale * array(sample)], y - scale * array(sample), array(r))[1])
     close(explanation.relevance, np.stack([account.relevance for account in accounts]))
     ledger_close(explanation, kind, accounts, array(start))
 
