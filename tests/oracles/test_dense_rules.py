@@ -196,6 +196,11 @@ def weighted(name, bias):
     return module, as_layer(module, shape)
 
 
+def boxed(x, rule):
+    """Inputs that the box rule may be asked to explain."""
+    return x.clamp(rule["low"], rule["high"]) if rule["rule"] == "box" else x
+
+
 def close(ours, theirs):
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape
@@ -334,7 +339,30 @@ def test_weighted(rule, name):
     kind = "linear" if name.startswith("linear") else "convolution"
     for bias, signed in itertools.product((True, False), repeat=2):
         module, layer = weighted(name, bias)
-        check_layer(module, layer, numbers(3, 2, *layer.into, signed=signed), kind, RULES[rule])
+        x = boxed(numbers(3, 2, *layer.into, signed=signed), RULES[rule])
+        check_layer(module, layer, x, kind, RULES[rule])
+
+
+EXACT_RULES = ["zero", "zero_drop", "z_plus_0", "alpha3_beta2_0", "gamma_0.25_0", "gamma_-20_0", "box_0_1", "flat_0"]
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weighted_in_whole_numbers(name):
+    """Sums without rounding cancel to exactly 0, as where a stack of ReLUs is off: dead units by the dozen."""
+    kind, dead = "linear" if name.startswith("linear") else "convolution", []
+    for bias, lowest in itertools.product((True, False), (-1, 0)):
+        generator = torch.Generator().manual_seed(len(name))
+        module = WEIGHTED[name][0](bias).double()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.copy_(torch.randint(-1, 2, parameter.shape, generator=generator))
+        layer = as_layer(module, WEIGHTED[name][1])
+        x = torch.randint(lowest, 2, (2, *layer.into), generator=generator).double()
+        x[1] = -x[1].abs() if lowest else 0
+        for rule in EXACT_RULES:
+            _, accounts = check_layer(module, layer, boxed(x, RULES[rule]), kind, RULES[rule])
+            dead += [account.dead != 0 for account in accounts]
+    assert sum(dead) > len(dead) / 4
 
 
 MASKED_RULES = ["epsilon", "zero_drop", "z_plus", "z_plus_distribute", "alpha2_beta1", "gamma_0.25", "gamma_-20", "box"]
@@ -345,7 +373,7 @@ MASKED_RULES = ["epsilon", "zero_drop", "z_plus", "z_plus_distribute", "alpha2_b
 def test_mask(name, rule):
     """Voxels outside have no part: no share, none in the denominators; what they hold does not matter."""
     module, layer = weighted(name, True)
-    x, mask = numbers(3, 2, *layer.into), numbers(11, *layer.into[1:]) > -0.3
+    x, mask = boxed(numbers(3, 2, *layer.into), RULES[rule]), numbers(11, *layer.into[1:]) > -0.3
     explanation, _ = check_layer(module, layer, x, "convolution", RULES[rule], mask=mask)
     assert explanation.relevance[..., ~mask].abs().max() == 0
     np.testing.assert_array_equal(explanation.share_outside, 0)
@@ -356,10 +384,11 @@ def test_a_mask_per_sample():
     x, mask = numbers(3, 2, *layer.into), numbers(11, 2, 1, *layer.into[1:]) > 0
     start = numbers(7, 2, *layer.out)
     for name in ("z_plus", "box", "w_square", "flat"):
-        ours = explain(nn.Sequential(module), x, [{"kind": "convolution", **RULES[name]}], start, mask)
+        given = boxed(x, RULES[name])
+        ours = explain(nn.Sequential(module), given, [{"kind": "convolution", **RULES[name]}], start, mask)
         theirs = [
             oracle.explain_layer(layer, u, r, mask=np.broadcast_to(m, u.shape), **RULES[name]).relevance
-            for u, r, m in zip(array(x), array(start), array(mask), strict=True)
+            for u, r, m in zip(array(given), array(start), array(mask), strict=True)
         ]
         close(ours.relevance, np.stack(theirs))
 
