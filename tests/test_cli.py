@@ -32,7 +32,7 @@ def ask(*words: str, code: int = 0) -> str:
 
 def test_help_names_every_command() -> None:
     text = ask("--help")
-    for command in ("demo", "synthesise", "run", "query", "status", "ui"):
+    for command in ("demo", "synthesise", "run", "query", "check-model", "status", "ui"):
         assert command in text
 
 
