@@ -182,11 +182,16 @@ class Training(Settings):
 
 # ---------------------------------------------------------------------------------- relevance and evidence
 class Method(Settings):
-    """One way to explain: where relevance starts, which composite, which rule for gated products."""
+    """One way to explain: where relevance starts, which composite, which rule for gated products.
+
+    `composite` is a name (docs/relevance.md) or rules as data. With `mask`, voxels outside the brain have no part in
+    the rules of the first convolutions.
+    """
 
     start: Literal["output", "attention"] = "output"
-    composite: Name
-    product: Literal["proposed", "all"] = "proposed"
+    composite: Name | list[dict[str, Any]] | dict[str, Any]
+    product: Literal["proposed", "all", "half", "abs"] = "proposed"
+    mask: bool = True
 
 
 class Masks(Settings):

@@ -7,7 +7,7 @@ Belongs here: the stages `relevance_maps`, `quantile_masks`, `localisation`. Doe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,22 +57,20 @@ def _relevance_maps(workspace: Workspace) -> Stage:
 
     @contextmanager
     def work() -> Iterator[Work]:
-        from relevance_assets.relevance.engine import Explainer
+        from relevance_assets.relevance.maps import ScanExplainer
         from relevance_assets.training.checkpoint import load
         from relevance_assets.training.loop import has_gpu
 
-        with ExitStack() as stack:
-            opened: dict[tuple[str, str], Explainer] = {}
+        opened: dict[tuple[str, str], ScanExplainer] = {}
 
-            def explainer(method: str, fold: str) -> Explainer:
-                if (method, fold) not in opened:
-                    model = load(workspace.home.model(study.name, int(fold)) / "model.pt")
-                    opened[method, fold] = stack.enter_context(
-                        Explainer(model, study.methods[method], device="cuda" if has_gpu() else "cpu")
-                    )
-                return opened[method, fold]
+        def explainer(method: str, fold: str) -> ScanExplainer:
+            if (method, fold) not in opened:
+                model = load(workspace.home.model(study.name, int(fold)) / "model.pt")
+                device = "cuda" if has_gpu() else "cpu"
+                opened[method, fold] = ScanExplainer(model, study.methods[method], device=device)
+            return opened[method, fold]
 
-            yield lambda scan: make(scan, explainer)
+        yield lambda scan: make(scan, explainer)
 
     def make(scan: str, explainer: Any) -> Done:
         import numpy as np
@@ -80,7 +78,7 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         from relevance_assets.assets.metadata import overlay_mosaic
         from relevance_assets.imaging.recipe import to_native
         from relevance_assets.imaging.volumes import load_volume, save_volume
-        from relevance_assets.relevance.maps import account, mean_explanation, summary
+        from relevance_assets.relevance.maps import account, mean_maps, summary
 
         sample = samples(workspace, [scan])
         images = np.stack([load_volume(path)[0] for path in sample.images[0]])
@@ -89,17 +87,20 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         inside = brain > 0
         folds = models_for(workspace, scan)
         rows: list[dict[str, Any]] = []
+        ledgers: list[pl.DataFrame] = []
         hashes: list[str] = []
         shown: dict[str, np.ndarray] = {}
         amplification = 0.0
         for method in study.methods:
-            explained = {fold: explainer(method, fold)(images, sample.covariates[0]) for fold in folds}
+            explained = {fold: explainer(method, fold)(images, sample.covariates[0], inside) for fold in folds}
             if len(folds) > 1:
-                explained[ENSEMBLE] = mean_explanation(list(explained.values()))
+                explained[ENSEMBLE] = mean_maps(list(explained.values()))
             amplification = max(amplification, *(float(e.amplification.max()) for e in explained.values()))
             for fold, explanation in explained.items():
                 key = {"method": method, "fold": fold, "scan": scan}
                 rows.append(key | {"contrast": WHOLE} | account(explanation))
+                ledger = explanation.ledger.with_row_index("place").with_columns(pl.col("place").cast(pl.Int64))
+                ledgers.append(ledger.with_columns(pl.lit(value).alias(name) for name, value in key.items()))
                 for index, (name, values) in enumerate(_with_combined(workspace, explanation.maps, images).items()):
                     row = key | {"contrast": name} | summary(values, inside)
                     if len(explanation.start) == len(explanation.maps) and name != COMBINED:
@@ -120,7 +121,7 @@ def _relevance_maps(workspace: Workspace) -> Stage:
             shown = shown or named
         frame = pl.DataFrame(rows, infer_schema_length=None)
         return Done(
-            tables={"relevance_maps": frame},
+            tables={"relevance_maps": frame, "relevance_ledger": pl.concat(ledgers)},
             result=fingerprint(sorted(hashes)),
             metadata={
                 "models": ", ".join(f"fold {fold}" for fold in folds),
@@ -141,10 +142,11 @@ def _relevance_maps(workspace: Workspace) -> Stage:
 
     return Stage(
         name="relevance_maps",
-        version="1",
+        version="2",
         description="Why the model decided so, voxel by voxel: LRP maps per contrast and combined, on the prepared and "
-        "the native grid, by models that never saw the scan; table relevance_maps accounts for every map's sum.",
-        tables=("relevance_maps",),
+        "the native grid, by models that never saw the scan; table relevance_maps accounts for every map's sum, "
+        "relevance_ledger for every operation of the network.",
+        tables=("relevance_maps", "relevance_ledger"),
         items=lambda: sorted(workspace.results("prepared_volumes")),
         inputs=inputs,
         work=work,

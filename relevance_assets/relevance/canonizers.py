@@ -65,7 +65,9 @@ def affine(node: Node) -> tuple[Tensor, Tensor]:
 def find_folds(graph: Graph, order: Sequence[Literal["left", "right"]] = ("left", "right")) -> Folds:
     """Fold every batch norm that can be, in the first direction of `order` in which it can."""
     folds = Folds()
-    taken: set[int] = set()  # weighted nodes with a batch norm from the left and from the right are fine, twice left is not
+    taken: set[int] = (
+        set()
+    )  # weighted nodes with a batch norm from the left and from the right are fine, twice left is not
     for node in graph.nodes:
         if node.kind != "batch_norm":
             continue
@@ -102,9 +104,9 @@ def _ends(graph: Graph, ref: Ref, path: list[Ref], *, behind_relu: bool) -> list
         if node.kind in WEIGHTED and _source(node) == ref:
             ends.append(index)
             continue
-        if name == "relu" and not behind_relu and graph.nodes[ref.node].kind == "batch_norm":
-            further = _ends(graph, Ref(index), path, behind_relu=True)
-        elif node.kind in ("move", "average") and len(node.shapes) == 1 and len(node.refs) == 1:
+        if (name == "relu" and not behind_relu and graph.nodes[ref.node].kind == "batch_norm") or (
+            node.kind in ("move", "average") and len(node.shapes) == 1 and len(node.refs) == 1
+        ):
             further = _ends(graph, Ref(index), path, behind_relu=True)
         else:
             return []

@@ -22,9 +22,9 @@ An absolute epsilon of 1e-6 everywhere is gradient times input in disguise, and 
 DenseNet121 of random weights it amplifies relevance by 10^13, beyond what float64 can account for); so `epsilon` and
 `attention` measure it in units of each operation's mean absolute output, where 0.01 still conserves most.
 
-`epsilon_plus`, `epsilon_plus_flat`, `epsilon_alpha2_beta1` and `gamma_box` are zennit's; `attention` has AttnLRP's rules
-for softmax, matrix products and gates (Achtibat et al. 2024); `disability`: Lu et al. 2023; `preset_a`: iNNvestigate's
-`LRPSequentialPresetA`, as Hofmann et al. 2022 used it.
+`epsilon_plus`, `epsilon_plus_flat`, `epsilon_alpha2_beta1` and `gamma_box` are zennit's; `attention` has the rules of
+AttnLRP for softmax, matrix products and gates (Achtibat et al. 2024); `disability`: Lu et al. 2023; `preset_a`:
+iNNvestigate's `LRPSequentialPresetA`, as Hofmann et al. 2022 used it.
 """
 
 from __future__ import annotations
@@ -249,7 +249,9 @@ def composite_of(given: Any) -> Composite:
     return Composite(tuple(layers), fold, name)
 
 
-def _named(name: str, *entries: Mapping[str, Any], bias: str = "keep", fold: Sequence[str] = ("left", "right")) -> Composite:
+def _named(
+    name: str, *entries: Mapping[str, Any], bias: str = "keep", fold: Sequence[str] = ("left", "right")
+) -> Composite:
     return replace(composite_of({"layers": entries, "bias": bias, "fold": fold}), name=name)
 
 

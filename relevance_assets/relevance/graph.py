@@ -289,7 +289,9 @@ class _Recorder(TorchDispatchMode):
             if isinstance(self.known.get(tensor), _Stale) or (
                 tensor not in self.known and tensor.untyped_storage()._cdata in self.written
             ):
-                raise self.error(func, "reads memory that was written to under another name; use out-of-place operations")
+                raise self.error(
+                    func, "reads memory that was written to under another name; use out-of-place operations"
+                )
         result = func(*args, **kwargs)
         if not computed:
             return result

@@ -48,7 +48,9 @@ class Ledger:
         """One frame per start, in the order of execution."""
         values = np.zeros((len(self.rows), len(COLUMNS), self.starts, self.samples))
         # one transfer for all sums
-        flat = [s.detach().reshape(-1).to(torch.float64) for *_, sums in self.rows for s in sums if isinstance(s, Tensor)]
+        flat = [
+            s.detach().reshape(-1).to(torch.float64) for *_, sums in self.rows for s in sums if isinstance(s, Tensor)
+        ]
         moved = torch.cat(flat).cpu().numpy() if flat else np.zeros(0)
         at = 0
         for row, ((*_, sums), active) in enumerate(zip(self.rows, self.active, strict=True)):
@@ -104,8 +106,8 @@ def warn_of_leaks(ledger: pl.DataFrame, start: Sequence[float], total: Sequence[
         if not np.isfinite([given, arrived, left, largest]).all() or max(left, largest) > bound * scale:
             name = worst["layer"][0] if worst.height else "no operation"
             warnings.warn(
-                f"sample {sample}: relevance of {left:.3g} is unexplained ({left / scale if scale else np.inf:.2g} of the "
-                f"start {given:.3g}; bound {bound:g}); most at {name}: {largest:.3g}. Signs cancel more than "
+                f"sample {sample}: relevance of {left:.3g} is unexplained ({left / scale if scale else np.inf:.2g} of "
+                f"the start {given:.3g}; bound {bound:g}); most at {name}: {largest:.3g}. Signs cancel more than "
                 f"{'float32' if dtype == torch.float32 else 'float64'} can bear: use a larger epsilon, another rule"
                 + (", or dtype=torch.float64" if dtype == torch.float32 else ""),
                 RuntimeWarning,

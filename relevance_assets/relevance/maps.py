@@ -1,19 +1,30 @@
-"""What is made of relevance maps as arrays: the combined map, and the numbers that describe a map.
+"""A scan's explanation by a method of a study: its maps as arrays, and the numbers that describe them.
 
-Belongs here: functions of maps. Does not belong here: how maps come about, masks, files.
+Belongs here: how a study's method asks the engine; functions of maps. Does not belong here: how relevance moves
+(`engine.py`), masks, files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import polars as pl
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 
-from relevance_assets.relevance.engine import Explanation
+from relevance_assets.relevance.composites import Assignment, Composite, Plain, composite_of
+from relevance_assets.relevance.engine import Explainer, Inner
+from relevance_assets.relevance.ledger import COLUMNS, LOSSES
+from relevance_assets.relevance.others import is_baseline
+from relevance_assets.study import Method
 
-__all__ = ["account", "combined_map", "mean_explanation", "summary"]
+__all__ = ["ScanExplainer", "ScanMaps", "account", "combined_map", "mean_maps", "summary"]
+
+ATTENTION = "softmax"  # the operation that makes attention weights
 
 Array = NDArray[np.floating]
 
@@ -69,7 +80,135 @@ def summary(relevance: Array, brain: NDArray[np.bool_]) -> dict[str, float | Non
     }
 
 
-def account(explanation: Explanation, index: int | None = None) -> dict[str, float]:
+@dataclass(frozen=True)
+class ScanMaps:
+    """Relevance of one scan.
+
+    With start = attention, `start[l] == maps[l].sum() + lost[l]` for each contrast; with start = output,
+    `start[0] == maps.sum() + covariates.sum() + lost[0]`; both to rounding.
+
+    Attributes
+    ----------
+    maps : (C, X, Y, Z)
+        Signed relevance of every voxel.
+    start : (C,) or (1,)
+        Relevance put in, per path: attention weights, or f(x).
+    covariates : (P,)
+        Relevance of the covariates.
+    lost : like `start`
+        Relevance that rules did not hand on: taken by biases, stabilisers, units without contributions, clamping.
+    ledger
+        One row per operation: `layer`, `kind`, `rule`, and sums over all starts.
+    """
+
+    maps: NDArray[np.float64]
+    start: NDArray[np.float64]
+    covariates: NDArray[np.float64]
+    lost: NDArray[np.float64]
+    ledger: pl.DataFrame
+
+    @property
+    def amplification(self) -> NDArray[np.float64]:
+        """(C,): sum of |R| over voxels per relevance put in; far above 1 where signs cancel."""
+        start = np.abs(self.start) if len(self.start) == len(self.maps) else np.abs(self.start).sum()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.abs(self.maps).sum(axis=(1, 2, 3)) / start
+
+
+class ScanExplainer:
+    """A trained network and a method of a study, ready for many scans.
+
+    Parameters
+    ----------
+    model
+        A network of `relevance_assets.models`: images (B, C, X, Y, Z) and covariates (B, P) to (B,).
+    method
+        Start, composite, product rule, and whether the brain mask has a part.
+    dtype
+        float64 unless speed matters more: an epsilon of 1e-8 vanishes beside float32 numbers.
+
+    Raises
+    ------
+    ValueError
+        For an unknown composite, or start = attention without attention.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if method.start == "attention" and getattr(model, "attention", None) is None:
+            raise ValueError(
+                f"method start 'attention' needs a network with attention, and {type(model).__name__} has none; "
+                "use start: output"
+            )
+        composite: Any = method.composite
+        if not is_baseline(composite):
+            composite = with_product(composite_of(composite), method.product)
+        self.method = method
+        self.explainer = Explainer(model, composite, dtype=dtype, device=device)
+
+    def __call__(self, images: ArrayLike, covariates: ArrayLike = (), brain: ArrayLike | None = None) -> ScanMaps:
+        """Explain one scan.
+
+        Parameters
+        ----------
+        images : (C, X, Y, Z)
+            As the network saw them in training, without augmentation.
+        covariates : (P,)
+        brain : (X, Y, Z) bool
+            Voxels that may have relevance, where the method has `mask`.
+
+        Raises
+        ------
+        ValueError
+            For numbers that are not finite or outside the interval that a box rule assumes.
+        """
+        q = torch.as_tensor(np.asarray(images, dtype=np.float64)).unsqueeze(0)
+        p = torch.as_tensor(np.asarray(covariates, dtype=np.float64)).reshape(1, -1)
+        if not torch.isfinite(q).all():
+            raise ValueError("images hold NaN or infinite values; repair or leave out the scan")
+        if not torch.isfinite(p).all():
+            raise ValueError("covariates hold NaN or infinite values; correct the participants' table")
+        mask = None if brain is None or not self.method.mask else torch.as_tensor(np.asarray(brain, dtype=bool))
+        starts: list[Any] = [None]
+        if self.method.start == "attention":
+            # one start per contrast, so that each map has an account of its own; an encoder that a start does not
+            # reach costs nothing
+            starts = [Inner(ATTENTION, index=contrast) for contrast in range(q.shape[1])]
+        found = self.explainer((q, p), starts, mask)
+        frames = [explanation.ledger for explanation in found]
+        return ScanMaps(
+            maps=_array(torch.stack([e.relevance[0][0] for e in found]).sum(0)),
+            start=np.array([float(e.start.sum()) for e in found]),
+            covariates=_array(torch.stack([e.relevance[1][0] for e in found]).sum(0)),
+            lost=np.array([frame.select(pl.sum_horizontal(LOSSES).sum()).item() for frame in frames]),
+            ledger=_summed(frames),
+        )
+
+
+def with_product(composite: Composite, rule: str) -> Composite:
+    """The composite with this rule for gated products."""
+    return replace(composite, layers=(Assignment(Plain(rule), kind="product"), *composite.layers))
+
+
+def _array(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.detach().to("cpu", torch.float64).numpy().copy()
+
+
+def _summed(frames: Sequence[pl.DataFrame], factor: float = 1.0) -> pl.DataFrame:
+    """Ledgers of one network, added up by operation."""
+    numbers = [*COLUMNS, "unexplained"]
+    both = pl.concat(frames)
+    rows = both.group_by("layer", maintain_order=True)
+    return rows.agg(pl.col("kind", "rule").first(), pl.col(numbers).sum() * factor)
+
+
+def account(explanation: ScanMaps, index: int | None = None) -> dict[str, float]:
     """What went in, what came out, what rules are known to have lost, and what nobody accounts for.
 
     Parameters
@@ -101,18 +240,12 @@ def account(explanation: Explanation, index: int | None = None) -> dict[str, flo
     }
 
 
-def mean_explanation(explanations: Sequence[Explanation]) -> Explanation:
+def mean_maps(explanations: Sequence[ScanMaps]) -> ScanMaps:
     """The mean over models of one scan's explanations; the account holds for it as for each."""
-    first = explanations[0]
-    weights = [e.attention for e in explanations if e.attention is not None]
-    return replace(
-        first,
+    return ScanMaps(
         maps=np.mean([e.maps for e in explanations], axis=0),
         start=np.mean([e.start for e in explanations], axis=0),
         covariates=np.mean([e.covariates for e in explanations], axis=0),
-        output=float(np.mean([e.output for e in explanations])),
-        attention=np.mean(weights, axis=0) if weights else None,
         lost=np.mean([e.lost for e in explanations], axis=0),
-        leaks={},
-        clamped={},
+        ledger=_summed([e.ledger for e in explanations], 1 / len(explanations)),
     )

@@ -24,9 +24,9 @@ MOVES = frozenset({"move", "select"})
 KINDS: dict[str, str] = {}
 for _kind, _names in {
     # every output voxel is one input voxel (or a constant): relevance goes back where the value came from
-    "move": "view _unsafe_view reshape alias detach clone contiguous permute transpose t squeeze unsqueeze expand select "
-    "slice split split_with_sizes unbind cat stack flip roll index_select index gather repeat narrow unfold im2col "
-    "constant_pad_nd replication_pad1d replication_pad2d replication_pad3d reflection_pad1d reflection_pad2d "
+    "move": "view _unsafe_view reshape alias detach clone contiguous permute transpose t squeeze unsqueeze expand "
+    "select slice split split_with_sizes unbind cat stack flip roll index_select index gather repeat narrow unfold "
+    "im2col constant_pad_nd replication_pad1d replication_pad2d replication_pad3d reflection_pad1d reflection_pad2d "
     "reflection_pad3d pixel_shuffle pixel_unshuffle channel_shuffle diagonal lift_fresh _to_copy view_copy "
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
     "_upsample_nearest_exact3d movedim as_strided",
@@ -55,7 +55,12 @@ NAMES = {
     "aten._softmax": "softmax",
     "aten._prelu_kernel": "prelu",
 }
-BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm")
+BATCH_NORMS = (
+    "native_batch_norm",
+    "_native_batch_norm_legit_no_training",
+    "_native_batch_norm_legit",
+    "cudnn_batch_norm",
+)
 
 
 def is_computed(value: Any) -> bool:
@@ -147,10 +152,10 @@ class Weighted:
         rows = values.view(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1)
         return rows.reshape(weight.shape[0], -1, *(1,) * (weight.ndim - 2))
 
-    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The map of x, without bias."""
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The map of x; a convolution takes a bias along."""
         if self.convolution:
-            return aten.convolution(x, weight, None, *self.options)
+            return aten.convolution(x, weight, bias, *self.options)
         return torch.matmul(weight, x) if self.left else torch.matmul(x, weight)
 
     def adjoint(self, s: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:

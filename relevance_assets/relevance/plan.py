@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from relevance_assets.relevance.canonizers import WEIGHTED, Folds, find_folds
 from relevance_assets.relevance.composites import Composite, Place, Plain
 from relevance_assets.relevance.graph import Graph, Node, Ref, UnknownOperation
@@ -38,6 +40,10 @@ class Step:
         Whether nothing weighted comes before it.
     split
         Whether the forward pass keeps the sum of its contributions apart from the bias.
+    nonnegative
+        Whether a weighted operation's input cannot be negative.
+    vanishing
+        Whether a ReLU follows, and relevance is 0 wherever it is off.
     output
         Where the operation's output is read: its own, or that of the ReLU behind it, which says as much wherever
         relevance is not 0 and is kept anyway.
@@ -49,6 +55,8 @@ class Step:
     saved: list[Ref] = field(default_factory=list)
     first: bool = False
     split: bool = False
+    nonnegative: bool = False
+    vanishing: bool = False
     output: Ref | None = None
     weighted: Weighted | None = None
 
@@ -82,8 +90,8 @@ class Plan:
         return {ref for step in self.steps.values() for ref in step.saved} | {self.target}
 
 
-def make_plan(graph: Graph, composite: Composite, target: Ref) -> Plan:
-    """Rules for all operations that relevance from `target` reaches.
+def make_plan(graph: Graph, composite: Composite, target: Ref, *, masked: bool = False) -> Plan:
+    """Rules for all operations that relevance from `target` reaches; `masked`: there will be a mask.
 
     Raises
     ------
@@ -94,7 +102,6 @@ def make_plan(graph: Graph, composite: Composite, target: Ref) -> Plan:
     reached = {target.node}
     steps: dict[int, Step] = {}
     places = weighted_places(graph, target)
-    folded_left = {core: norm for norm, core in folds.left.items()}
     for node in reversed(graph.nodes):
         if node.index not in reached or node.op is None:
             continue
@@ -107,12 +114,59 @@ def make_plan(graph: Graph, composite: Composite, target: Ref) -> Plan:
             operands = [step.source]
         else:
             assert isinstance(step.rule, Plain)
-            step.saved = needs(graph, node, step.rule)
+            step.saved = needs(graph, node, step.rule, masked=masked)
             operands = receivers(graph, node, step.rule)
         steps[node.index] = step
         reached |= {ref.node for ref in operands}
-    assert all(index not in steps or norm in steps for index, norm in folded_left.items())
-    return Plan(target, steps, folds)
+    plan = Plan(target, steps, folds)
+    zero: dict[Ref, bool] = {target: False}
+    for step in steps.values():
+        relu = step.output if step.output is not None and step.output.node != step.node.index else None
+        step.vanishing = relu is not None and _vanishes(graph, plan, relu, zero)
+        step.nonnegative = step.weighted is not None and _nonnegative(graph, step.source)
+    return plan
+
+
+def _vanishes(graph: Graph, plan: Plan, ref: Ref, known: dict[Ref, bool]) -> bool:
+    """Whether relevance at a tensor is 0 wherever the tensor is: every rule that reads it multiplies by it."""
+    if ref not in known:
+        known[ref] = all(_multiplies(graph, plan, ref, index, known) for index in graph.readers(ref))
+    return known[ref]
+
+
+def _multiplies(graph: Graph, plan: Plan, ref: Ref, index: int, known: dict[Ref, bool]) -> bool:
+    heads = [index, *(norm for norm, core in plan.folds.left.items() if core == index)]
+    step = next((plan.steps[head] for head in heads if head in plan.steps), None)
+    if step is None:
+        return True  # no relevance comes from there
+    if isinstance(step.rule, WeightedRule):
+        return not step.rule.first_only and step.rule.bias != "distribute" and ref not in plan.folds.path
+    assert isinstance(step.rule, Plain)
+    if step.node.kind in ("average", "sum", "interpolate", "add") and step.rule.rule == "epsilon":
+        return True
+    unchanged = step.node.kind in ("move", "scale") or step.node.name == "aten.relu"
+    if unchanged or (step.node.kind == "max_pool" and step.rule.rule == "winner"):
+        return _vanishes(graph, plan, Ref(index), known) and len(step.node.shapes) <= 2
+    return False
+
+
+def _nonnegative(graph: Graph, ref: Ref) -> bool:
+    """Whether a tensor cannot be negative, as far as its operations tell."""
+    node = graph.nodes[ref.node]
+    if node.name in ("aten.relu", "aten.sigmoid", "aten.hardsigmoid", "aten._softmax"):
+        return True
+    constants = [
+        value for value in node.args if isinstance(value, torch.Tensor | list | tuple) and not is_computed(value)
+    ]
+    if node.name == "aten.cat":
+        return all(is_computed(value) for value in node.args[0]) and all(_nonnegative(graph, r) for r in node.refs)
+    if node.kind in ("max_pool", "average") or (node.kind == "move" and len(node.refs) == 1):
+        return not any(isinstance(value, torch.Tensor) for value in constants) and _nonnegative(graph, node.refs[0])
+    if node.name == "aten.add":
+        return (
+            len(node.refs) == 2 and node.kwargs.get("alpha", 1) >= 0 and all(_nonnegative(graph, r) for r in node.refs)
+        )
+    return False
 
 
 def rule_for(composite: Composite, node: Node, places: dict[int, Place], folds: Folds) -> Rule:

@@ -77,6 +77,8 @@ class Share:
         What the bias holds of `total`.
     where : (B, *output) bool
         Outputs that this share is for; None for all.
+    owned
+        Whether `total` may be written to.
     """
 
     coefficient: float
@@ -84,6 +86,7 @@ class Share:
     total: Tensor
     bias: Tensor | None = None
     where: Tensor | None = None
+    owned: bool = False
 
 
 class Layer(Protocol):
@@ -93,8 +96,14 @@ class Layer(Protocol):
     def x(self) -> Tensor:
         """Its input, less what was moved into its bias, 0 outside a mask."""
 
-    def apply(self, x: Tensor | None, weight: Key) -> Tensor:
-        """The operation without bias, with prepared weights."""
+    nonnegative: bool
+    """Whether `x` is known to be >= 0."""
+
+    vanishing: bool
+    """Whether relevance is known to be 0 wherever the ReLU behind the operation is off."""
+
+    def apply(self, x: Tensor | None, weight: Key, bias: Tensor | None = None) -> Tensor:
+        """The operation with prepared weights, and with a bias of its own layout if one is given."""
 
     def adjoint(self, s: Tensor, weight: Key) -> Tensor:
         """Its transposed."""
@@ -144,7 +153,9 @@ def per_sample(values: Tensor, samples: int) -> Tensor:
 def dot(s: Tensor, other: Tensor, samples: int) -> Tensor:
     """(starts, B): sum of s * other, without a copy of their product."""
     rows = s.reshape(s.shape[0], samples, -1)
-    columns = other.reshape(samples, -1) if other.shape == s.shape[1:] else other.expand(s.shape[1:]).reshape(samples, -1)
+    columns = (
+        other.reshape(samples, -1) if other.shape == s.shape[1:] else other.expand(s.shape[1:]).reshape(samples, -1)
+    )
     if s.shape[0] == samples == 1:
         return torch.dot(rows[0, 0], columns[0]).view(1, 1)
     return torch.einsum("sbn,bn->sb", rows, columns)
@@ -180,6 +191,11 @@ class WeightedRule(Rule):
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
         """How R_k is shared; see `Share`."""
         raise NotImplementedError
+
+    @property
+    def never_empty(self) -> bool:
+        """Whether no denominator can be 0."""
+        return self.stabiliser > 0 and not self.relative
 
     def extra(self, total: Tensor) -> Tensor | None:
         """What is added to the denominators."""
@@ -220,20 +236,12 @@ def weighted(rule: WeightedRule, layer: Layer, relevance: Tensor) -> tuple[Tenso
         if not share.parts and share.bias is None:
             losses.dead += share.coefficient * per_sample(given, layer.samples)
             continue
-        extra = rule.extra(share.total)
-        denominator = share.total if extra is None else share.total + extra
-        empty = denominator == 0
-        if bool(empty.any()):
-            losses.dead += share.coefficient * per_sample(given * empty, layer.samples)
-            given = given.masked_fill(empty, 0)
-            denominator = denominator.masked_fill(empty, 1)
-        del empty
-        s = given / denominator
-        del given, denominator
-        if share.coefficient != 1:
-            s *= share.coefficient
+        s, extra, dead = _quotient(rule, given, share, layer.samples)
+        del given
+        losses.dead += dead
         if extra is not None:
             losses.stabiliser += dot(s, extra, layer.samples)
+        del extra
         if share.bias is not None and rule.bias != "distribute":
             losses.bias += layer.absorbed(s, share.bias)
         for part in share.parts:
@@ -250,6 +258,29 @@ def weighted(rule: WeightedRule, layer: Layer, relevance: Tensor) -> tuple[Tenso
     return result, losses
 
 
+def _quotient(rule: WeightedRule, given: Tensor, share: Share, samples: int) -> tuple[Tensor, Tensor | None, Any]:
+    """coefficient * given / denominator; what was added to the denominator; what is dead.
+
+    Written to touch each number as seldom as possible: at full resolution this costs as much as the convolution.
+    """
+    extra, total = rule.extra(share.total), share.total
+    denominator = total if extra is None else total.add_(extra) if share.owned else total + extra
+    dead: Any = 0.0
+    if not rule.never_empty:
+        empty = denominator == 0
+        if bool(empty.any()):
+            dead = share.coefficient * per_sample(given * empty, samples)
+            given = given.masked_fill(empty, 0)
+            denominator = denominator.masked_fill(empty, 1)
+    if given.shape[0] == 1 and (share.owned or denominator is not share.total):
+        s = torch.div(given[0], denominator, out=denominator).unsqueeze(0)
+    else:
+        s = given / denominator
+    if share.coefficient != 1:
+        s = s.mul_(share.coefficient)
+    return s, extra, dead
+
+
 def _spread(layer: Layer, s: Tensor, bias: Tensor) -> Tensor:
     """The bias's share in equal parts to the inputs that an output reads."""
     amount = layer.add_bias(torch.zeros_like(s[0]), bias) * s
@@ -259,10 +290,13 @@ def _spread(layer: Layer, s: Tensor, bias: Tensor) -> Tensor:
     return back if inside is None else back.mul_(inside)
 
 
-def _parts(x: Tensor, positive: Key, negative: Key) -> list[Part]:
+def _parts(layer: Layer, positive: Key, negative: Key) -> list[Part]:
     """x+ with one set of weights and x- with the other; what is 0 everywhere is left out."""
-    parts = []
+    x = layer.x
+    if layer.nonnegative:
+        return [Part(x, positive)]
     lowest, highest = (float(v) for v in torch.aminmax(x))
+    parts = []
     if highest > 0:
         parts.append(Part(x if lowest >= 0 else x.clamp(min=0), positive))
     if lowest < 0:
@@ -270,12 +304,14 @@ def _parts(x: Tensor, positive: Key, negative: Key) -> list[Part]:
     return parts
 
 
-def _sum(layer: Layer, parts: list[Part], relevance: Tensor) -> Tensor:
-    total = None
-    for part in parts:
-        value = layer.apply(part.x, part.weight)
-        total = value if total is None else total.add_(value)
-    return torch.zeros_like(relevance[0]) if total is None else total
+def _sum(layer: Layer, parts: list[Part], relevance: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Sum of the contributions, and of the bias."""
+    if not parts:
+        return layer.add_bias(torch.zeros_like(relevance[0]), bias)
+    total = layer.apply(parts[0].x, parts[0].weight, bias)
+    for part in parts[1:]:
+        total.add_(layer.apply(part.x, part.weight))
+    return total
 
 
 @dataclass(frozen=True)
@@ -289,6 +325,10 @@ class Epsilon(WeightedRule):
     epsilon: float = 1e-6
     signed: bool = True
     reads_output: ClassVar[bool] = True
+
+    @property
+    def never_empty(self) -> bool:
+        return self.signed and self.epsilon > 0 and not self.relative
 
     def extra(self, total: Tensor) -> Tensor | None:
         if self.signed:
@@ -328,14 +368,14 @@ class AlphaBeta(WeightedRule):
             raise ValueError(f"alpha_beta needs alpha - beta = 1 and beta >= 0, not {self.alpha:g}, {self.beta:g}")
 
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
-        positive = _sum(layer, parts := _parts(layer.x, "positive", "negative"), relevance)
+        positive = _sum(layer, parts := _parts(layer, "positive", "negative"), relevance)
         bias = self.kept(layer, 1)
         rest = self._rest(layer, positive, relevance) if self.beta else None
-        yield Share(self.alpha, parts, layer.add_bias(positive, bias), bias)
+        yield Share(self.alpha, parts, layer.add_bias(positive, bias), bias, owned=True)
         if rest is not None:
             bias = self.kept(layer, -1)
-            yield Share(-self.beta, _parts(layer.x, "negative", "positive"), layer.add_bias(rest, bias), bias)
-
+            total = layer.add_bias(rest, bias)
+            yield Share(-self.beta, _parts(layer, "negative", "positive"), total, bias, owned=True)
 
     def _rest(self, layer: Layer, positive: Tensor, relevance: Tensor) -> Tensor:
         """sum z-: as sum z - sum z+, which spares a convolution, unless its rounding would move relevance."""
@@ -343,7 +383,7 @@ class AlphaBeta(WeightedRule):
         size = relevance.abs().amax(0)
         doubt = (size * positive / rest.abs().clamp(min=torch.finfo(rest.dtype).tiny)).masked_fill(rest == 0, 0).sum()
         if bool(doubt * torch.finfo(rest.dtype).eps > 1e-5 * size.sum()):
-            return _sum(layer, _parts(layer.x, "negative", "positive"), relevance)
+            return _sum(layer, _parts(layer, "negative", "positive"), relevance)
         return rest
 
 
@@ -355,8 +395,8 @@ class ZPlus(WeightedRule):
 
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
         bias = self.kept(layer, 1)
-        parts = _parts(layer.x, "positive", "negative")
-        yield Share(1.0, parts, layer.add_bias(_sum(layer, parts, relevance), bias), bias)
+        parts = _parts(layer, "positive", "negative")
+        yield Share(1.0, parts, _sum(layer, parts, relevance, bias), bias, owned=True)
 
 
 @dataclass(frozen=True)
@@ -371,8 +411,11 @@ class Gamma(WeightedRule):
     reads_output: ClassVar[bool] = True
 
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
-        total = layer.total(relevance)
         above, below = ("gamma", self.gamma, 1), ("gamma", self.gamma, -1)
+        if layer.vanishing:
+            yield self._share(layer, relevance, 1, (above, below), None)
+            return
+        total = layer.total(relevance)
         up = total > 0
         if not bool(relevance.masked_fill(up, 0).any()):  # as after every ReLU
             yield self._share(layer, relevance, 1, (above, below), None)
@@ -382,11 +425,11 @@ class Gamma(WeightedRule):
         yield Share(1.0, [], total, None, total == 0)
 
     def _share(self, layer: Layer, relevance: Tensor, sign: int, keys: tuple[Key, Key], where: Tensor | None) -> Share:
-        parts = _parts(layer.x, *keys)
+        parts = _parts(layer, *keys)
         bias = None if self.bias == "drop" else layer.bias()
         if bias is not None:
             bias = bias + self.gamma * (bias.clamp(min=0) if sign > 0 else bias.clamp(max=0))
-        return Share(1.0, parts, layer.add_bias(_sum(layer, parts, relevance), bias), bias, where)
+        return Share(1.0, parts, _sum(layer, parts, relevance, bias), bias, where, owned=True)
 
 
 @dataclass(frozen=True)
@@ -406,8 +449,14 @@ class Box(WeightedRule):
 
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
         low, high = layer.bounds(self.low, self.high)
+        slack = 1e-6 * (high - low).abs().max()  # as of a bound in another precision
+        if bool(((layer.x < low - slack) | (layer.x > high + slack)).any()):
+            raise ValueError(
+                f"the box rule needs inputs in [{float(low.min()):g}, {float(high.max()):g}], given "
+                f"[{float(layer.x.min()):g}, {float(layer.x.max()):g}]; scale them, or give the rule other bounds"
+            )
         total = layer.contributions() - (layer.constant("positive", low) + layer.constant("negative", high))
-        yield Share(1.0, [Part(layer.x - low, "positive"), Part(layer.x - high, "negative")], total)
+        yield Share(1.0, [Part(layer.x - low, "positive"), Part(layer.x - high, "negative")], total, owned=True)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ class Context:
     def value(self, ref: Ref) -> Tensor:
         raise NotImplementedError
 
+    def inside_of(self, ref: Ref) -> Tensor | None:
+        raise NotImplementedError
+
     def shape(self, ref: Ref) -> tuple[int, ...]:
         return self.graph.nodes[ref.node].shapes[ref.output]
 
@@ -46,13 +49,13 @@ class Context:
 Structural = Callable[[Context, Node, Plain, Tensor, int], Result]
 
 
-def needs(graph: Graph, node: Node, rule: Plain) -> list[Ref]:
-    """Tensors that the rule of a node reads."""
+def needs(graph: Graph, node: Node, rule: Plain, *, masked: bool) -> list[Ref]:
+    """Tensors that the rule of a node reads, with a mask or without."""
     kind, own = node.kind, [ref for ref in node.refs if graph.nodes[ref.node].dtypes[ref.output].is_floating_point]
     if kind in ("average", "sum", "interpolate"):
         return [] if rule.rule == "flat" else own
     if kind == "max_pool":
-        return [Ref(node.index, 1)] + (own if rule.rule == "proportional" else [])
+        return [Ref(node.index, 1)] + (own if masked or rule.rule == "proportional" else [])
     if kind == "activation":
         return [Ref(node.index)] if rule.rule == "block" else []
     if kind == "softmax":
@@ -60,7 +63,9 @@ def needs(graph: Graph, node: Node, rule: Plain) -> list[Ref]:
     if kind in ("norm", "batch_norm"):
         return own if rule.rule == "epsilon" else []
     if kind == "product":
-        return [preactivation(graph, ref) for ref in own] if rule.rule == "abs" else own if rule.rule == "proposed" else []
+        return (
+            [preactivation(graph, ref) for ref in own] if rule.rule == "abs" else own if rule.rule == "proposed" else []
+        )
     if kind == "select":
         return node.refs
     return own if kind in ("add", "matmul") else []
@@ -101,7 +106,9 @@ def move(context: Context, node: Node, rule: Plain, relevance: Tensor, output: i
     """Relevance goes back to where the value came from; what lands on constants is absorbed as by a bias."""
     losses = Losses()
     if node.name in ("aten.cat", "aten.stack") and not all(is_computed(value) for value in node.args[0]):
-        pieces = [torch.full(context.shape(v) if is_computed(v) else v.shape, float(is_computed(v))) for v in node.args[0]]
+        pieces = [
+            torch.full(context.shape(v) if is_computed(v) else v.shape, float(is_computed(v))) for v in node.args[0]
+        ]
         constant = node.op(pieces, *node.args[1:], **node.kwargs) == 0
         losses.bias = per_sample(relevance * constant.to(relevance.device), context.samples)
     return list(every(node.op, node, context, output, relevance)), losses
@@ -152,22 +159,26 @@ def linear_map(context: Context, node: Node, rule: Plain, relevance: Tensor, out
         return every(node.op, node, context, 0, s)[0]
 
     ones = torch.ones(context.shape(ref), dtype=relevance.dtype, device=relevance.device)
+    inside = context.inside_of(ref)
+    if inside is not None:
+        ones = ones * inside
     if rule.rule == "flat":
         s, losses = share(relevance, apply(ones), Plain("flat", epsilon=0.0), context.samples)
-        return [back(s)], losses
+        return [back(s) * ones], losses
     x = context.value(ref)
+    x = x if inside is None else x * inside
     if rule.rule == "epsilon":
         s, losses = share(relevance, apply(x), rule, context.samples)
-        return [back(s).mul_(x)], losses
+        return [back(s) * x], losses
     positive = x.clamp(min=0)
     total = apply(positive)
     empty = total == 0
-    result = back((relevance / total.masked_fill(empty, 1)).masked_fill(empty, 0)).mul_(positive)
+    result = back((relevance / total.masked_fill(empty, 1)).masked_fill(empty, 0)) * positive
     if bool(empty.any()):  # in equal shares where nothing is positive
         count = apply(ones)
         outside = count == 0  # a window of padding alone
         s = (relevance * empty / count.masked_fill(outside, 1)).masked_fill(outside, 0)
-        result = result.add_(back(s))
+        result = result + back(s) * ones
         return [result], Losses(dead=per_sample(relevance * outside, context.samples))
     return [result], Losses()
 
@@ -185,7 +196,8 @@ def add(context: Context, node: Node, rule: Plain, relevance: Tensor, output: in
     constant: Any = None
     for value, factor in zip(node.args[:2], factors, strict=True):
         if is_computed(value):
-            term = context.value(value)
+            term, inside = context.value(value), context.inside_of(value)
+            term = term if inside is None else term * inside
             terms.append((value, term if factor == 1 else term * factor))
         else:
             constant = value * factor if isinstance(value, Tensor) else torch.as_tensor(value * factor).to(relevance)
@@ -218,12 +230,15 @@ def _evenly_where_empty(
 
 
 def max_pool(context: Context, node: Node, rule: Plain, relevance: Tensor, output: int) -> Result:
-    """`winner`: all to the maximum, the first of equals. `proportional`: x+ / sum of the window's x+."""
+    """`winner`: all to the maximum (inside a mask), the first of equals. `proportional`: x+ / the window's sum."""
     ref = node.refs[0]
     shape = context.shape(ref)
     axes = next(n for n in (3, 2, 1) if f"{n}d" in node.name)
     if rule.rule == "winner":
         indices = context.value(Ref(node.index, 1)).long()
+        inside = context.inside_of(ref)
+        if inside is not None:  # the winner among the voxels that may have relevance
+            indices = node.op(context.value(ref).masked_fill(~inside, -torch.inf), *node.args[1:], **node.kwargs)[1]
         lead = shape[: len(shape) - axes]
         flat = relevance.new_zeros(relevance.shape[0], *lead, math.prod(shape[len(shape) - axes :]))
         places = indices.reshape(*lead, -1).expand(relevance.shape[0], *lead, -1)
@@ -231,7 +246,9 @@ def max_pool(context: Context, node: Node, rule: Plain, relevance: Tensor, outpu
         return [flat.view(relevance.shape[0], *shape)], Losses()
     if "adaptive" in node.name:
         raise ValueError(f"{node.layer}: an adaptive maximum pool has no rule 'proportional'; use 'winner'")
-    _, kernel, stride, padding, dilation, ceil = (*node.args, *([], 0, 1, False)[len(node.args) - 2 :])
+    options: list[Any] = [[], 0, 1, False]
+    options[: len(node.args) - 2] = node.args[2:]
+    kernel, (stride, padding, dilation, ceil) = node.args[1], options
     if any(d != 1 for d in (dilation if isinstance(dilation, list | tuple) else [dilation])):
         raise ValueError(f"{node.layer}: a dilated maximum pool has no rule 'proportional'; use 'winner'")
     pool = getattr(torch.nn.functional, f"avg_pool{axes}d")
@@ -246,12 +263,18 @@ def max_pool(context: Context, node: Node, rule: Plain, relevance: Tensor, outpu
             return torch.stack([torch.autograd.grad(made, dummy, s[i], retain_graph=True)[0] for i in range(len(s))])
 
     positive = context.value(ref).clamp(min=0)
+    ones = torch.ones_like(positive)
+    inside = context.inside_of(ref)
+    if inside is not None:
+        positive, ones = positive * inside, ones * inside
     total = windows(positive)
     empty = total == 0
     result = back((relevance / total.masked_fill(empty, 1)).masked_fill(empty, 0)) * positive
     if bool(empty.any()):
-        count = windows(torch.ones_like(positive)).clamp(min=1)
-        result = result + back(relevance * empty / count)
+        count = windows(ones)
+        outside = count == 0
+        s = (relevance * empty / count.masked_fill(outside, 1)).masked_fill(outside, 0)
+        return [result + back(s) * ones], Losses(dead=per_sample(relevance * outside, context.samples))
     return [result], Losses()
 
 
@@ -310,8 +333,11 @@ def preactivation(graph: Graph, ref: Ref) -> Ref:
 
 
 def product(context: Context, node: Node, rule: Plain, relevance: Tensor, output: int) -> Result:
-    """signal * gate. `proposed`: |s| / (|s| + |g|) and the rest (Lu et al. 2023, equations 6-7), halves where both are 0;
-    `abs`: the same with the pre-activations; `half`; `all`: the signal takes everything."""
+    """signal * gate.
+
+    `proposed`: |s| / (|s| + |g|) and the rest (Lu et al. 2023, equations 6-7), halves where both are 0; `abs`: the same
+    with the pre-activations; `half`; `all`: the signal takes everything.
+    """
     a, b = node.refs
     if rule.rule == "all" or node.name == "aten.div":
         whole: list[Tensor | None] = [None, None]
@@ -331,7 +357,7 @@ def product(context: Context, node: Node, rule: Plain, relevance: Tensor, output
 
 
 def matmul(context: Context, node: Node, rule: Plain, relevance: Tensor, output: int) -> Result:
-    """O = A B. `half`: epsilon to A and to B, halved (Achtibat et al., eq. 14); `all`: the one that is no gate takes it.
+    """O = A B. `half`: epsilon to A and B, halved (Achtibat et al., eq. 14); `all`: the one that is no gate takes it.
 
     A constant that is added (`baddbmm`) has no part.
     """

@@ -147,6 +147,20 @@ _ALL = (
         _real("share_outside_brain", "share of positive relevance outside the brain", nullable=True),
         _real("share_positive", "positive relevance / sum of absolute relevance", nullable=True),
     )),
+    _table("relevance_ledger", "What each operation of a network did with relevance: the proof of a map.", (
+        _METHOD, _FOLD, _SCAN, _text("layer", "operation of the network, in the order of execution within a scan"),
+    ), (
+        _whole("place", "number of the operation in the order of execution"),
+        _text("kind", "convolution, linear, activation, max_pool, ..."),
+        _text("rule", "the rule it had, with its parameters"),
+        _real("relevance_in", "relevance that arrived at its output"),
+        _real("relevance_out", "relevance that it handed on"),
+        _real("bias", "taken by its bias, or by constants"),
+        _real("stabiliser", "taken by the stabiliser of its denominators"),
+        _real("dead", "at units without contributions, which have nobody to hand it to"),
+        _real("clamped", "at units that a rule keeps off"),
+        _real("unexplained", "relevance_in minus all of these: zero to rounding, or the map is wrong"),
+    )),
     _table("quantile_masks", "Masks of the most relevant voxels.", (_METHOD, _SCAN, _CONTRAST, _TOP), (
         _text("path", f"mask, {_PATH}; null where it was not kept", nullable=True),
         _real("threshold", "least relevance in the mask; null if the mask is empty", nullable=True),

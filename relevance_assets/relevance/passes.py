@@ -1,0 +1,224 @@
+"""The passes forwards and backwards through a traced network.
+
+Belongs here: what is kept and freed, the order of steps, the rows of the ledger. Does not belong here: formulas
+(`rules.py`, `structure.py`), which operation has which rule (`plan.py`), what relevance starts with (`engine.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from relevance_assets.relevance.brain import Inside
+from relevance_assets.relevance.canonizers import shift_of
+from relevance_assets.relevance.graph import Graph, Node, Ref, keep, outputs
+from relevance_assets.relevance.layer import WeightedLayer
+from relevance_assets.relevance.ledger import Ledger, sums
+from relevance_assets.relevance.operations import MOVES
+from relevance_assets.relevance.plan import Plan, Step
+from relevance_assets.relevance.rules import WeightedRule, per_sample, weighted
+from relevance_assets.relevance.structure import STRUCTURE, Context
+
+if TYPE_CHECKING:
+    from relevance_assets.relevance.engine import Explainer
+
+__all__ = ["Backward", "Forward", "Traced"]
+
+
+@dataclass
+class Traced:
+    """A network for inputs of given shapes: its graph, and what was prepared for it."""
+
+    graph: Graph
+    plans: dict[Any, Plan] = field(default_factory=dict)
+    constants: dict[Any, Tensor] = field(default_factory=dict)
+
+
+class Forward:
+    """One pass forwards that keeps what the plans need, in segments where asked to.
+
+    Attributes
+    ----------
+    values
+        Tensors that were kept; `("sum", index)` is an operation's sum of contributions without bias.
+    """
+
+    def __init__(
+        self, graph: Graph, inputs: Sequence[Tensor], plans: Iterable[Plan], result: Ref, checkpoint: int
+    ) -> None:
+        self.graph = graph
+        self.plans = list(plans)
+        self.splits = {step.core.index for plan in self.plans for step in plan.steps.values() if step.split}
+        self.saved: set[Ref] = set().union(*(plan.saved for plan in self.plans))
+        self.always = {result} | {plan.target for plan in self.plans}
+        size = len(graph.nodes)
+        count = max(1, min(checkpoint, size - graph.inputs))
+        self.borders = [graph.inputs + (size - graph.inputs) * i // count for i in range(count + 1)]
+        self.last_use = self._last_uses()
+        self.inputs = {Ref(place): value for place, value in enumerate(inputs)}
+        self.values: dict[Any, Tensor] = dict(self.inputs)
+        self.present = -1  # the segment whose inner tensors are there
+        for segment in range(count):
+            self.compute(segment, final=segment == count - 1)
+
+    def _last_uses(self) -> dict[Ref, int]:
+        """The last node or step that reads a tensor."""
+        last = self.graph.last_read()
+        for plan in self.plans:
+            for index, step in plan.steps.items():
+                for ref in step.saved:
+                    last[ref] = max(last.get(ref, -1), index)
+        return last
+
+    def compute(self, segment: int, *, final: bool) -> None:
+        """Run a segment; keep all that rules read if it is the next to go back through, else what later ones read."""
+        low, high = self.borders[segment], self.borders[segment + 1]
+        graph, values = self.graph, self.values
+        reads = graph.last_read()
+        for node in graph.nodes[low:high]:
+            if node.index in self.splits:
+                args = tree_map(lambda v: values[v] if isinstance(v, Ref) else v, node.args)
+                values["sum", node.index] = plain = node.op(args[0], args[1], None, *args[3:])
+                bias = args[2]
+                result = plain if bias is None else plain + bias.view(-1, *(1,) * (plain.ndim - 2))
+                keep(node, result, values)
+            else:
+                graph.compute(node, values, self._in_place(node, reads))
+                if node.kind == "max_pool":
+                    indices = Ref(node.index, 1)
+                    values[indices] = values[indices].to(torch.int32)  # half the memory
+            for ref in (*node.refs, *outputs(node)):
+                if ref in self.always or ref in self.inputs:
+                    continue
+                read_later = reads.get(ref, -1) > node.index
+                kept = (final and ref in self.saved) or self.last_use.get(ref, -1) >= high
+                if not read_later and not kept:
+                    values.pop(ref, None)
+        if not final:
+            for index in self.splits & set(range(low, high)):
+                del values["sum", index]
+        self.present = segment
+
+    def _in_place(self, node: Node, reads: dict[Ref, int]) -> Callable[..., Any] | None:
+        """ReLU in place where its input is a fresh tensor that nothing else reads."""
+        if node.name != "aten.relu":
+            return None
+        ref = node.refs[0]
+        fresh = self.graph.nodes[ref.node].kind in ("convolution", "batch_norm", "linear", "add")
+        unread = self.graph.readers(ref) == [node.index] and ref not in self.saved and ref not in self.always
+        return torch.relu_ if fresh and unread and ref.node not in self.splits else None
+
+    def segment_of(self, index: int) -> int:
+        """The segment that a node is in."""
+        return next(i for i in range(len(self.borders) - 1) if index < self.borders[i + 1])
+
+    def at(self, index: int) -> None:
+        """Make the tensors present that the step at a node reads."""
+        segment = self.segment_of(index)
+        if segment != self.present:
+            self.compute(segment, final=True)
+
+
+class Backward(Context):
+    """One pass backwards through the steps of a plan, for several starts."""
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        traced: Traced,
+        plan: Plan,
+        forward: Forward,
+        inside: Inside | None,
+        starts: list[Tensor],
+    ) -> None:
+        self.explainer, self.traced, self.plan, self.forward = explainer, traced, plan, forward
+        self.graph, self.inside, self.starts = traced.graph, inside, starts
+        self.samples = next(iter(forward.inputs.values())).shape[0]
+        # relevance that has arrived at a tensor, per start; absent where there is none
+        self.arrived: dict[Ref, dict[int, Tensor]] = {plan.target: dict(enumerate(starts))}
+        self.ledger = Ledger(len(starts), self.samples)
+
+    def value(self, ref: Ref) -> Tensor:
+        value = self.forward.values[ref]
+        return value - self.shift(ref, value) if ref in self.plan.folds.path else value
+
+    def inside_of(self, ref: Ref) -> Tensor | None:
+        """Which positions of a tensor are inside the mask; None for all."""
+        return None if self.inside is None else self.inside.at(ref)
+
+    def shift(self, ref: Ref, like: Tensor) -> Tensor:
+        """What a folded batch norm added to a tensor."""
+        return shift_of(self.graph, self.plan.folds, ref, like)
+
+    def run(self, *, last: bool) -> list[tuple[list[Tensor], pl.DataFrame]]:
+        """Relevance of the inputs and ledger, per start; `last`: nobody needs the forward pass afterwards."""
+        remaining: dict[Ref, int] = {}
+        if last:
+            for step in self.plan.steps.values():
+                for ref in step.saved:
+                    remaining[ref] = min(remaining.get(ref, step.node.index), step.node.index)
+        for index in sorted(self.plan.steps, reverse=True):
+            step = self.plan.steps[index]
+            for ref in outputs(step.node):
+                arrived = self.arrived.pop(ref, None)
+                if arrived:
+                    self.forward.at(index)
+                    self.pass_on(step, ref, arrived)
+            for ref in step.saved:
+                if remaining.get(ref) == index and ref not in self.forward.always and ref not in self.forward.inputs:
+                    self.forward.values.pop(ref, None)
+            if last and step.split:
+                self.forward.values.pop(("sum", step.core.index), None)
+        return [(self._arrived(start), frame) for start, frame in enumerate(self.ledger.frames())]
+
+    def pass_on(self, step: Step, ref: Ref, arrived: dict[int, Tensor]) -> None:
+        """Relevance of one operation to its operands, and a row of the ledger."""
+        if isinstance(step.rule, WeightedRule):
+            # what has no relevance costs no convolution: one encoder of three, for a start at its own weight
+            arrived = {start: r for start, r in arrived.items() if len(self.starts) == 1 or bool(r.any())}
+        active = list(arrived)
+        if not active:
+            return
+        relevance = torch.stack([arrived[s] for s in active]) if len(active) > 1 else arrived[active[0]].unsqueeze(0)
+        arrived.clear()
+        given = per_sample(relevance, self.samples)
+        if isinstance(step.rule, WeightedRule):
+            layer = WeightedLayer(self, step)
+            back, losses = weighted(step.rule, layer, relevance)
+            handed: list[tuple[Ref, Tensor | None]] = [(step.source, back)]
+        else:
+            rule: Any = step.rule
+            parts, losses = STRUCTURE[step.node.kind](self, step.node, rule, relevance, ref.output)
+            handed = list(zip(step.node.refs, parts, strict=True))
+        same = len(handed) == 1 and handed[0][1] is relevance
+        del relevance
+        if step.node.kind not in MOVES or not isinstance(losses.bias, float):
+            out: Tensor | float = 0.0
+            for _, part in handed:
+                if part is not None:
+                    out = out + (given if same else per_sample(part, self.samples))
+            kind = step.core.kind
+            name = str(step.rule)
+            if step.node is not step.core:
+                name += f", with {step.node.layer}"
+            elif step.node.index in self.plan.folds.right:
+                name = (
+                    f"pass: in {', '.join(self.graph.nodes[i].layer for i in self.plan.folds.right[step.node.index])}"
+                )
+            self.ledger.add(step.core.layer, kind, name, active, sums(given, out, losses))
+        for target, part in handed:
+            if part is not None:
+                there = self.arrived.setdefault(target, {})
+                for place, start in enumerate(active):
+                    there[start] = there[start] + part[place] if start in there else part[place]
+
+    def _arrived(self, start: int) -> list[Tensor]:
+        """What one start sent to each input."""
+        inputs = self.forward.inputs.items()
+        return [self.arrived.get(ref, {}).get(start, torch.zeros_like(value)) for ref, value in inputs]
