@@ -420,6 +420,18 @@ def test_averages(name, rule, signed):
     check_layer(module, as_layer(module, shape), x, "average", rule, oracle_rule=average_oracle(rule))
 
 
+@pytest.mark.parametrize("rule", ["epsilon", "epsilon_0.1", "z_plus", "flat"])
+@pytest.mark.parametrize("name", ["avg3d", "avg3d_no_count", "adaptive3d_uneven"])
+def test_mask_before_an_average(name, rule):
+    """A pool that reads the images keeps to the mask like a convolution."""
+    module, shape = AVERAGES[name]
+    rule, x, mask = AVERAGE_RULES[rule], numbers(3, 2, *shape), numbers(11, *shape[1:]) > -0.3
+    explanation, _ = check_layer(
+        module, as_layer(module, shape), x, "average", rule, oracle_rule=average_oracle(rule), mask=mask
+    )
+    assert explanation.relevance[..., ~mask].abs().max() == 0
+
+
 @pytest.mark.parametrize("rule", AVERAGE_RULES)
 @pytest.mark.parametrize(
     ("function", "axes", "keepdim", "mean"),
