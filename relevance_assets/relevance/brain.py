@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from relevance_assets.relevance.graph import Graph, Node, Ref
 from relevance_assets.relevance.operations import is_computed
@@ -28,17 +29,17 @@ class Inside:
     graph
         Of the network.
     mask : (B, 1, spatial) bool
-        Of the first input; other inputs of the same spatial shape have it too.
-    shape
-        Of the first input.
+        Of the first input; other inputs of the same spatial shape have it too. None: all voxels are inside, and only
+        what the network pads with constants is not.
+    device
+        Of the inputs.
     """
 
-    def __init__(self, graph: Graph, mask: Tensor) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, mask: Tensor | None, device: torch.device) -> None:
+        self.graph, self.device = graph, device
         self.known: dict[Ref, Tensor | None] = {}
-        self.spatial, self.device = mask.shape[2:], mask.device
         for node in graph.nodes[: graph.inputs]:
-            fits = node.shape[2:] == self.spatial
+            fits = mask is not None and node.shape[2:] == mask.shape[2:]
             self.known[Ref(node.index)] = mask if fits else None
 
     def at(self, ref: Ref) -> Tensor | None:
@@ -51,6 +52,8 @@ class Inside:
     def _follow(self, node: Node, ref: Ref) -> Tensor | None:
         masks = [self.at(source) for source in node.refs]
         shape = self.graph.nodes[ref.node].shapes[ref.output]
+        if node.name == "aten.constant_pad_nd":
+            return functional.pad(self._full(node.refs[0]), node.args[1], value=False)
         if all(mask is None for mask in masks):
             return None
         if node.name == "aten.cat":

@@ -135,7 +135,7 @@ class Explainer:
                 f"relevance in {str(self.dtype).removeprefix('torch.')} is not offered: rounding of a denominator near "
                 "0 decides where relevance goes; give dtype=torch.float32 (or float64)"
             )
-        self.device = torch.device(device) if device is not None else (first.device if first is not None else "cpu")
+        self.device = torch.device(device if device is not None else "cpu" if first is None else first.device)
         self.model = copy.deepcopy(model).to(self.device, self.dtype).eval().requires_grad_(False)
         self.composite = composite
         self.output, self.checkpoint = output, checkpoint
@@ -246,10 +246,10 @@ class Explainer:
             result = graph.result(self.output)
             groups: dict[tuple[Composite, Ref], list[int]] = {}
             for place, (composite, start) in enumerate(wanted):
-                target = Ref(graph.find(start.layer).index) if isinstance(start, Inner) else result
+                target = graph.find(start.layer) if isinstance(start, Inner) else result
                 groups.setdefault((composite_of(composite), target), []).append(place)
             plans = {key: self._plan(traced, *key, masked=mask is not None) for key in groups}
-            inside = None if mask is None else Inside(graph, self._mask(mask, given[0]))
+            inside = Inside(graph, None if mask is None else self._mask(mask, given[0]), self.device)
             forward = Forward(graph, given, plans.values(), result, self.checkpoint)
             results: dict[int, Explanation] = {}
             for key, places in groups.items():

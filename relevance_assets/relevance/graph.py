@@ -96,11 +96,14 @@ class Graph:
         Number of inputs: the first nodes.
     structure
         What the network returned, with `Ref` in the place of computed tensors.
+    modules
+        What each module returned, where that is one computed tensor; `name#2` for a second call.
     """
 
     nodes: list[Node]
     inputs: int
     structure: Any
+    modules: dict[str, Ref] = field(default_factory=dict)
     consumers: dict[Ref, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -133,20 +136,22 @@ class Graph:
             raise ValueError("the network returned nothing that depends on its inputs")
         raise ValueError(f"the network returned {len(refs)} tensors; say which: output=0 (or its key)")
 
-    def find(self, layer: str) -> Node:
-        """The last operation of a layer that is no mere rearrangement.
+    def find(self, layer: str) -> Ref:
+        """What a module returned, or else the output of the operation of that name.
 
         Raises
         ------
         ValueError
             If no operation has that name; the message holds names like it.
         """
-        for node in reversed(self.nodes):
-            if node.layer == layer and node.op is not None:
-                return node
+        if layer in self.modules:
+            return self.modules[layer]
+        for node in self.nodes[self.inputs :]:
+            if node.layer == layer:
+                return Ref(node.index)
         import difflib
 
-        names = [node.layer for node in self.nodes if node.op is not None and node.kind != "move"]
+        names = [*self.modules, *(node.layer for node in self.nodes[self.inputs :] if node.kind != "move")]
         near = difflib.get_close_matches(layer, names, n=4, cutoff=0.3)
         raise ValueError(f"no operation is called {layer!r}; near names: {', '.join(near) or 'none'}")
 
@@ -239,7 +244,7 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda _m, _i, name=name: recorder.enter(name)))
-        handles.append(module.register_forward_hook(lambda _m, _i, _o: recorder.leave(), always_call=True))
+        handles.append(module.register_forward_hook(lambda _m, _i, out: recorder.leave(out), always_call=True))
     given = [tensor.detach().clone() for tensor in inputs]
     recorder.begin(given)
     try:
@@ -249,7 +254,7 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
         for handle in handles:
             handle.remove()
     structure = tree_map(lambda v: recorder.known.get(v) if isinstance(v, Tensor) else v, returned)
-    return Graph(recorder.finish(), len(inputs), structure)
+    return Graph(recorder.finish(), len(inputs), structure, recorder.modules)
 
 
 class _Stale:
@@ -263,6 +268,7 @@ class _Recorder(TorchDispatchMode):
         self.known: Any = WeakIdKeyDictionary()  # tensor -> Ref, or _Stale
         self.written: dict[int, Any] = {}  # storages that a part of was written to, kept alive so that ids stay theirs
         self.calls: Counter[str] = Counter()
+        self.modules: dict[str, Ref] = {}
         self.stack: list[tuple[str, int]] = []
         self.caller: list[tuple[str, int]] = []  # of each node
 
@@ -278,8 +284,11 @@ class _Recorder(TorchDispatchMode):
         self.calls[name] += 1
         self.stack.append((name, self.calls[name]))
 
-    def leave(self) -> None:
-        self.stack.pop()
+    def leave(self, returned: Any) -> None:
+        name, call = self.stack.pop()
+        found = self.known.get(returned) if isinstance(returned, Tensor) else None
+        if isinstance(found, Ref) and name:
+            self.modules[name if call == 1 else f"{name}#{call}"] = found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -164,7 +164,7 @@ class WeightedLayer:
             tensor = torch.as_tensor(bound).to(self.x)
             if self.step.first and (tensor.ndim > 0 or not self._moves_keep_constants()):
                 tensor = self._at_source(tensor)
-            made.append(tensor if self._inside is None else tensor * self._inside)
+            made.append(tensor if self._inside is None else (tensor * self._inside).expand_as(self.x))
         return made[0], made[1]
 
     def _moves_keep_constants(self) -> bool:

@@ -53,7 +53,7 @@ def by_baseline(explainer: Explainer, given: list[Tensor], composite: Any, start
     with torch.no_grad(), steady():
         graph = explainer.trace(given).graph
         result = graph.result(explainer.output)
-        target = Ref(graph.find(start.layer).index) if isinstance(start, Inner) else result
+        target = graph.find(start.layer) if isinstance(start, Inner) else result
         plain = graph.run(given, wanted={result, target})
         value, output = plain[target], plain[result]
         put_in = start_values(value, start)
@@ -67,7 +67,7 @@ def by_baseline(explainer: Explainer, given: list[Tensor], composite: Any, start
         convolutions = [node.index for node in graph.nodes if node.kind == "convolution" and node.index <= target.node]
         if layer is None and not convolutions:
             raise ValueError(f"{name}: the network has no convolution; name a layer")
-        features = Ref(graph.find(layer).index if layer is not None else convolutions[-1])
+        features = graph.find(layer) if layer is not None else Ref(convolutions[-1])
 
     def function(rows: tuple[Tensor, ...]) -> Any:
         with torch.no_grad():

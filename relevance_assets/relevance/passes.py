@@ -134,7 +134,7 @@ class Backward(Context):
         traced: Traced,
         plan: Plan,
         forward: Forward,
-        inside: Inside | None,
+        inside: Inside,
         starts: list[Tensor],
     ) -> None:
         self.explainer, self.traced, self.plan, self.forward = explainer, traced, plan, forward
@@ -148,9 +148,12 @@ class Backward(Context):
         value = self.forward.values[ref]
         return value - self.shift(ref, value) if ref in self.plan.folds.path else value
 
+    def raw(self, ref: Ref) -> Tensor:
+        return self.forward.values[ref]
+
     def inside_of(self, ref: Ref) -> Tensor | None:
         """Which positions of a tensor are inside the mask; None for all."""
-        return None if self.inside is None else self.inside.at(ref)
+        return self.inside.at(ref)
 
     def shift(self, ref: Ref, like: Tensor) -> Tensor:
         """What a folded batch norm added to a tensor."""

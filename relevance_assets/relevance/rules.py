@@ -16,7 +16,7 @@ products: Achtibat et al. 2024 (AttnLRP).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -79,6 +79,8 @@ class Share:
         Outputs that this share is for; None for all.
     owned
         Whether `total` may be written to.
+    reference : (B, *output)
+        Denominators whose mean size a relative stabiliser is measured in; None: `total`.
     """
 
     coefficient: float
@@ -87,6 +89,7 @@ class Share:
     bias: Tensor | None = None
     where: Tensor | None = None
     owned: bool = False
+    reference: Tensor | None = None
 
 
 class Layer(Protocol):
@@ -150,6 +153,12 @@ def per_sample(values: Tensor, samples: int) -> Tensor:
     return values.reshape(values.shape[0], samples, -1).sum(-1)
 
 
+def mean_size(total: Tensor, samples: int) -> Tensor:
+    """Mean absolute value per sample, laid out to broadcast to `total`, whose rows go by sample."""
+    mean = total.reshape(samples, -1).abs().mean(1)
+    return mean.repeat_interleave(total.shape[0] // samples).view(-1, *(1,) * (total.ndim - 1))
+
+
 def dot(s: Tensor, other: Tensor, samples: int) -> Tensor:
     """(starts, B): sum of s * other, without a copy of their product."""
     rows = s.reshape(s.shape[0], samples, -1)
@@ -197,16 +206,14 @@ class WeightedRule(Rule):
         """Whether no denominator can be 0."""
         return self.stabiliser > 0 and not self.relative
 
-    def extra(self, total: Tensor) -> Tensor | None:
-        """What is added to the denominators."""
-        return self._signed(total, self.stabiliser)
+    def extra(self, total: Tensor, size: Any) -> Tensor | None:
+        """What is added to the denominators, where stabilisers are in units of `size`."""
+        return self._signed(total, self.stabiliser * size)
 
-    def _signed(self, total: Tensor, size: float) -> Tensor | None:
-        if size == 0 and self.at_zero == 0:
+    def _signed(self, total: Tensor, size: Any) -> Tensor | None:
+        if not isinstance(size, Tensor) and size == 0 and self.at_zero == 0:
             return None
-        amount: Any = torch.full((), size, dtype=total.dtype, device=total.device)
-        if self.relative:
-            amount = amount * total.abs().mean(dim=tuple(range(1, total.ndim)), keepdim=True)
+        amount = torch.as_tensor(size, dtype=total.dtype, device=total.device)
         extra = torch.copysign(amount, total)
         if self.at_zero:
             extra = torch.where(total + extra == 0, self.at_zero, extra)
@@ -251,7 +258,8 @@ def weighted(rule: WeightedRule, layer: Layer, relevance: Tensor) -> tuple[Tenso
                 back = back.mul_(factor)
             result = back if result is None else result.add_(back)
         if share.bias is not None and rule.bias == "distribute":
-            spread = _spread(layer, s, share.bias)
+            spread, alone = _spread(layer, s, share.bias)
+            losses.bias += alone
             result = spread if result is None else result.add_(spread)
     if result is None:  # no contributions of the sign in question
         result = torch.zeros(relevance.shape[:1] + layer.x.shape, dtype=relevance.dtype, device=relevance.device)
@@ -263,7 +271,9 @@ def _quotient(rule: WeightedRule, given: Tensor, share: Share, samples: int) -> 
 
     Written to touch each number as seldom as possible: at full resolution this costs as much as the convolution.
     """
-    extra, total = rule.extra(share.total), share.total
+    reference = share.total if share.reference is None else share.reference
+    size = mean_size(reference, samples) if rule.relative else 1.0
+    extra, total = rule.extra(share.total, size), share.total
     denominator = total if extra is None else total.add_(extra) if share.owned else total + extra
     dead: Any = 0.0
     if not rule.never_empty:
@@ -281,13 +291,14 @@ def _quotient(rule: WeightedRule, given: Tensor, share: Share, samples: int) -> 
     return s, extra, dead
 
 
-def _spread(layer: Layer, s: Tensor, bias: Tensor) -> Tensor:
-    """The bias's share in equal parts to the inputs that an output reads."""
+def _spread(layer: Layer, s: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The bias's share in equal parts to the inputs that an output reads, and that of outputs which read none."""
     amount = layer.add_bias(torch.zeros_like(s[0]), bias) * s
     count = layer.constant("ones")
+    alone = per_sample(amount * (count == 0), layer.samples)
     back = layer.adjoint(torch.where(count == 0, 0.0, amount / count.clamp(min=1)), "ones")
     inside = layer.inside()
-    return back if inside is None else back.mul_(inside)
+    return (back if inside is None else back.mul_(inside)), alone
 
 
 def _parts(layer: Layer, positive: Key, negative: Key) -> list[Part]:
@@ -330,11 +341,11 @@ class Epsilon(WeightedRule):
     def never_empty(self) -> bool:
         return self.signed and self.epsilon > 0 and not self.relative
 
-    def extra(self, total: Tensor) -> Tensor | None:
+    def extra(self, total: Tensor, size: Any) -> Tensor | None:
         if self.signed:
-            return self._signed(total, self.epsilon)
-        shifted = total + self.epsilon
-        more = self._signed(shifted, self.stabiliser)
+            return self._signed(total, self.epsilon * size)
+        shifted = total + self.epsilon * size
+        more = self._signed(shifted, self.stabiliser * size)
         return shifted - total if more is None else shifted - total + more
 
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
@@ -412,16 +423,22 @@ class Gamma(WeightedRule):
 
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
         above, below = ("gamma", self.gamma, 1), ("gamma", self.gamma, -1)
-        if layer.vanishing:
+        if layer.vanishing and not self.relative:
             yield self._share(layer, relevance, 1, (above, below), None)
             return
         total = layer.total(relevance)
         up = total > 0
-        if not bool(relevance.masked_fill(up, 0).any()):  # as after every ReLU
+        if not self.relative and not bool(relevance.masked_fill(up, 0).any()):  # as after every ReLU
             yield self._share(layer, relevance, 1, (above, below), None)
             return
-        yield self._share(layer, relevance, 1, (above, below), up)
-        yield self._share(layer, relevance, -1, (below, above), total < 0)
+        shares = [
+            self._share(layer, relevance, 1, (above, below), up),
+            self._share(layer, relevance, -1, (below, above), total < 0),
+        ]
+        if self.relative:
+            reference = torch.where(up, shares[0].total, shares[1].total)
+            shares = [replace(share, reference=reference) for share in shares]
+        yield from shares
         yield Share(1.0, [], total, None, total == 0)
 
     def _share(self, layer: Layer, relevance: Tensor, sign: int, keys: tuple[Key, Key], where: Tensor | None) -> Share:

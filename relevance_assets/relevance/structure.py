@@ -20,7 +20,7 @@ from relevance_assets.relevance.canonizers import affine
 from relevance_assets.relevance.composites import Plain
 from relevance_assets.relevance.graph import Graph, Node, Ref
 from relevance_assets.relevance.operations import adjoint, is_computed
-from relevance_assets.relevance.rules import Losses, dot, per_sample
+from relevance_assets.relevance.rules import Losses, dot, mean_size, per_sample
 
 __all__ = ["STRUCTURE", "gate_of", "needs"]
 
@@ -30,13 +30,17 @@ Result = tuple[list[Tensor | None], Losses]
 class Context:
     """What a structural rule may ask: values of tensors, shapes, samples.
 
-    `value(ref)` is a tensor without what a folded batch norm added to it.
+    `value(ref)` is a tensor without what a folded batch norm added to it, `raw(ref)` with it; `inside_of(ref)` says
+    where it comes from voxels inside the mask.
     """
 
     graph: Graph
     samples: int
 
     def value(self, ref: Ref) -> Tensor:
+        raise NotImplementedError
+
+    def raw(self, ref: Ref) -> Tensor:
         raise NotImplementedError
 
     def inside_of(self, ref: Ref) -> Tensor | None:
@@ -55,7 +59,8 @@ def needs(graph: Graph, node: Node, rule: Plain, *, masked: bool) -> list[Ref]:
     if kind in ("average", "sum", "interpolate"):
         return [] if rule.rule == "flat" else own
     if kind == "max_pool":
-        return [Ref(node.index, 1)] + (own if masked or rule.rule == "proportional" else [])
+        padding = graph.nodes[own[0].node].name == "aten.constant_pad_nd"
+        return [Ref(node.index, 1)] + (own if masked or padding or rule.rule == "proportional" else [])
     if kind == "activation":
         return [Ref(node.index)] if rule.rule == "block" else []
     if kind == "softmax":
@@ -83,11 +88,11 @@ def every(op: Any, node: Node, context: Context, output: int, s: Tensor) -> list
     return [torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0) for parts in zip(*starts, strict=True)]
 
 
-def stabilised(total: Tensor, rule: Plain) -> tuple[Tensor, Tensor, Tensor]:
+def stabilised(total: Tensor, rule: Plain, samples: int) -> tuple[Tensor, Tensor, Tensor]:
     """Denominator, what was added to it, and where it is 0 (1 stands there instead)."""
     size: Any = torch.full((), rule.epsilon, dtype=total.dtype, device=total.device)
     if rule.relative:
-        size = size * total.abs().mean(dim=tuple(range(1, total.ndim)), keepdim=True)
+        size = size * mean_size(total, samples)
     extra = torch.copysign(size, total)
     denominator = total + extra
     empty = denominator == 0
@@ -96,7 +101,7 @@ def stabilised(total: Tensor, rule: Plain) -> tuple[Tensor, Tensor, Tensor]:
 
 def share(relevance: Tensor, total: Tensor, rule: Plain, samples: int) -> tuple[Tensor, Losses]:
     """s = R / total, stabilised, and the losses to the stabiliser and to empty denominators."""
-    denominator, extra, empty = stabilised(total, rule)
+    denominator, extra, empty = stabilised(total, rule, samples)
     s = (relevance / denominator).masked_fill(empty, 0)
     return s, Losses(stabiliser=dot(s, extra, samples), dead=per_sample(relevance * empty, samples))
 
@@ -111,7 +116,16 @@ def move(context: Context, node: Node, rule: Plain, relevance: Tensor, output: i
         ]
         constant = node.op(pieces, *node.args[1:], **node.kwargs) == 0
         losses.bias = per_sample(relevance * constant.to(relevance.device), context.samples)
+    if node.name == "aten.constant_pad_nd":
+        losses.bias = per_sample(
+            relevance * ~padded(node, context.shape(node.refs[0]), relevance.device), context.samples
+        )
     return list(every(node.op, node, context, output, relevance)), losses
+
+
+def padded(node: Node, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Where the output of a padding operation holds its input."""
+    return torch.nn.functional.pad(torch.ones(shape, dtype=torch.bool, device=device), node.args[1], value=False)
 
 
 def select(context: Context, node: Node, rule: Plain, relevance: Tensor, output: int) -> Result:
@@ -284,7 +298,7 @@ def activation(context: Context, node: Node, rule: Plain, relevance: Tensor, out
         return [relevance], Losses()
     if node.name != "aten.relu":
         raise ValueError(f"{node.layer}: rule 'block' is for ReLUs, not {node.name}; use 'pass'")
-    off = context.value(Ref(node.index)) <= 0
+    off = context.raw(Ref(node.index)) <= 0
     return [relevance * ~off], Losses(clamped=per_sample(relevance * off, context.samples))
 
 
