@@ -53,13 +53,16 @@ class Folds:
 
 
 def affine(node: Node) -> tuple[Tensor, Tensor]:
-    """c and d, (channels,) each, of a batch norm in evaluation."""
-    _, weight, bias, mean, variance = node.args[:5]
-    eps = node.args[-1]
-    scale = torch.rsqrt(variance + eps)
-    scale = scale if weight is None else scale * weight.detach()
-    shift = -mean * scale
-    return scale, shift if bias is None else shift + bias.detach()
+    """c and d, (channels,) each, of a batch norm in evaluation.
+
+    d is what the operation itself makes of 0, to the last bit: where every ReLU before a batch norm is off, y - d must be
+    0 and not its rounding, which a rule that divides by contributions would hand relevance out by.
+    """
+    _, weight, _, _, variance = node.args[:5]
+    scale = torch.rsqrt(variance + node.args[-1])
+    nothing = variance.new_zeros(1, len(variance), *(1,) * (len(node.shape) - 2))
+    shift = node.op(nothing, *node.args[1:], **node.kwargs)[0].flatten()
+    return scale if weight is None else scale * weight.detach(), shift
 
 
 def find_folds(graph: Graph, order: Sequence[Literal["left", "right"]] = ("left", "right")) -> Folds:

@@ -102,7 +102,7 @@ class Explainer:
     composite
         A name, data, a `Composite`, a zennit composite, or the name of a baseline (`relevance.baselines`).
     dtype
-        torch.float32 or float64; None: as the model's parameters. Lower precision is refused: a denominator near 0
+        torch.float32 or float64; None: as the model's parameters (float64 if it has none). Lower precision is refused: a denominator near 0
         decides where relevance goes.
     device
         As torch names them; None: as the model's parameters.
@@ -129,7 +129,7 @@ class Explainer:
         checkpoint: int = 0,
     ) -> None:
         first = next((p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
-        self.dtype = dtype or (torch.get_default_dtype() if first is None else first.dtype)
+        self.dtype = dtype or (torch.float64 if first is None else first.dtype)
         if self.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"relevance in {str(self.dtype).removeprefix('torch.')} is not offered: rounding of a denominator near "

@@ -1,22 +1,23 @@
 """Combined map and what is said of a map."""
 
 import numpy as np
+import polars as pl
 import pytest
 
-from relevance_assets.relevance.engine import Explanation
-from relevance_assets.relevance.maps import account, combined_map, mean_explanation, summary
+from relevance_assets.relevance.maps import ScanMaps, account, combined_map, mean_maps, summary
 
 BRAIN = np.array([True, True, True, False]).reshape(4, 1, 1)
 
 
-def explanation(contrasts, start, covariates=()):
-    return Explanation(
+def explanation(contrasts, start, covariates=(), lost=0.0):
+    row = {"layer": "a", "kind": "linear", "rule": "zero", "relevance_in": start[0], "relevance_out": start[0] - lost}
+    ledger = row | {"bias": lost, "stabiliser": 0.0, "dead": 0.0, "clamped": 0.0, "unexplained": 0.0}
+    return ScanMaps(
         maps=np.zeros((contrasts, 2, 2, 2)),
         start=np.array(start),
         covariates=np.array(covariates),
-        output=0.0,
-        attention=None,
-        lost=np.zeros(len(start)),
+        lost=np.full(len(start), lost),
+        ledger=pl.DataFrame([ledger]),
     )
 
 
@@ -54,8 +55,9 @@ def test_account_of_each_path_and_of_the_whole():
     assert whole["total"] == pytest.approx(given.maps.sum() + 0.25)
 
 
-def test_mean_explanation_keeps_the_account():
-    one, two = explanation(1, [2.0], [0.5]), explanation(1, [4.0], [1.5])
-    mean = account(mean_explanation([one, two]))
+def test_mean_maps_keeps_the_account():
+    one, two = explanation(1, [2.0], [0.5], lost=0.25), explanation(1, [4.0], [1.5], lost=0.75)
+    mean = account(mean_maps([one, two]))
+    assert mean_maps([one, two]).ledger.row(0)[3:6] == (3.0, 2.5, 0.5)
     for key, value in mean.items():
         assert value == pytest.approx((account(one)[key] + account(two)[key]) / 2)
