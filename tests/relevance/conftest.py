@@ -37,6 +37,11 @@ def snapshot(model):
     return parts
 
 
+def account(explanation):
+    """Relevance that the ledger itemises as lost."""
+    return explanation.ledger.select("bias", "stabiliser", "dead", "clamped").sum().sum_horizontal().item()
+
+
 @pytest.fixture(params=["flatten", "gap"])
 def network(request):
     torch.manual_seed(0)
