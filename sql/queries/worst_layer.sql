@@ -14,7 +14,9 @@ WITH layers AS (
         max(abs(unexplained) / nullif(abs(start), 0)) AS greatest_unexplained
     FROM relevance_ledger
     JOIN (
-        SELECT study, method, fold, scan, start FROM relevance_maps WHERE contrast = 'all'
+        SELECT study, method, fold, scan, coalesce(max(start) FILTER (contrast = 'all'), sum(start)) AS start
+        FROM relevance_maps
+        GROUP BY study, method, fold, scan
     ) USING (study, method, fold, scan)
     GROUP BY study, method, layer
 )

@@ -225,6 +225,28 @@ def _evidence(store: Store, study: str, contrasts: tuple[str, ...]) -> None:
         combined = {**maps[0], "contrast": "combined", "start": None, "total": 0.3}
         combined |= {"difference": None, "lost": None, "unexplained": None}
         store.write("relevance_maps", study, scan, pl.DataFrame([*maps, combined], infer_schema_length=None))
+        # conv1 loses 10 % of what is put in to its bias, dense 20 % the other way, pool nothing
+        layers = [("conv1", "convolution", 0.1), ("pool", "max_pool", 0.0), ("dense", "linear", -0.2)]
+        start = 0.5 * len(contrasts)
+        ledger = [
+            {
+                **base,
+                "fold": fold,
+                "layer": layer,
+                "place": place,
+                "kind": kind,
+                "rule": "epsilon",
+                "relevance_in": start,
+                "relevance_out": start * (1 - share),
+                "bias": start * share,
+                "stabiliser": 0.0,
+                "dead": 0.0,
+                "clamped": 0.0,
+                "unexplained": 1e-12 * start if layer == "dense" else 0.0,
+            }
+            for place, (layer, kind, share) in enumerate(layers)
+        ]
+        store.write("relevance_ledger", study, scan, pl.DataFrame(ledger))
         masks = [
             {
                 **base,

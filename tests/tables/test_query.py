@@ -104,6 +104,13 @@ def test_unexplained_maps(database: Path) -> None:
     assert "combined" not in frame["contrast"].to_list()
 
 
+def test_worst_layer(database: Path) -> None:
+    frame = answer(database, "worst_layer")
+    rows = of(frame, "disability", "layer", "kind", "median_share_lost", "bias", "greatest_unexplained")
+    assert [row[:2] for row in rows] == [("dense", "linear"), ("conv1", "convolution"), ("pool", "max_pool")]
+    assert [row[2:] for row in rows] == [pytest.approx(v) for v in ((0.2, 0.2, 1e-12), (0.1, 0.1, 0), (0, 0, 0))]
+
+
 def test_repeat_visits(database: Path) -> None:
     frame = answer(database, "repeat_visits")
     assert of(frame, "disability", "participant_id", "scan_a", "scan_b", "years_between", "difference") == [
