@@ -67,7 +67,8 @@ def checks_of(workspace: Workspace, stages: list[Stage]) -> list[tuple[str, str,
         (
             "relevance_maps",
             "conservation",
-            "Relevance in equals relevance out plus what biases and stabilisers are known to have taken.",
+            "Relevance in equals relevance out plus what biases and stabilisers are known to have taken: for every "
+            "map, and at every operation of the network.",
             partial(conservation, workspace),
         ),
         (
@@ -157,10 +158,18 @@ def conservation(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
     shares = frame.select(
         unexplained=pl.col("unexplained").abs() / scale, lost=pl.col("lost").abs() / pl.col("start").abs()
     )
-    worst = float(shares["unexplained"].max())  # type: ignore[arg-type]
-    return worst <= CONSERVED, {
+    maps = float(shares["unexplained"].max())  # type: ignore[arg-type]
+    key = ["method", "fold", "scan"]
+    put_in = frame.group_by(key).agg(scale=scale.max())
+    layers = workspace.read("relevance_ledger").join(put_in, on=key).with_columns(pl.col("unexplained").abs())
+    worst = layers.sort(pl.col("unexplained") / pl.col("scale"), descending=True).head(1)
+    layer = float(worst["unexplained"][0] / worst["scale"][0]) if worst.height else 0.0
+    return max(maps, layer) <= CONSERVED, {
         "accounts": frame.height,
-        "largest_share_unexplained": worst,
+        "largest_share_unexplained": maps,
+        "operations": layers.height,
+        "largest_share_unexplained_at_an_operation": layer,
+        "that_operation": worst["layer"][0] if worst.height else "",
         "median_share_lost_to_biases_and_stabilisers": float(shares["lost"].median() or 0),  # type: ignore[arg-type]
     }
 

@@ -36,7 +36,7 @@ class Inside:
     """
 
     def __init__(self, graph: Graph, mask: Tensor | None, device: torch.device) -> None:
-        self.graph, self.device = graph, device
+        self.graph, self.device, self.masked = graph, device, mask is not None
         self.known: dict[Ref, Tensor | None] = {}
         for node in graph.nodes[: graph.inputs]:
             fits = mask is not None and node.shape[2:] == mask.shape[2:]

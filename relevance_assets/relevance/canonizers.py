@@ -55,8 +55,8 @@ class Folds:
 def affine(node: Node) -> tuple[Tensor, Tensor]:
     """c and d, (channels,) each, of a batch norm in evaluation.
 
-    d is what the operation itself makes of 0, to the last bit: where every ReLU before a batch norm is off, y - d must be
-    0 and not its rounding, which a rule that divides by contributions would hand relevance out by.
+    d is what the operation itself makes of 0, to the last bit: where every ReLU before a batch norm is off, y - d must
+    be 0 and not its rounding, which a rule that divides by contributions would hand relevance out by.
     """
     _, weight, _, _, variance = node.args[:5]
     scale = torch.rsqrt(variance + node.args[-1])

@@ -102,8 +102,8 @@ class Explainer:
     composite
         A name, data, a `Composite`, a zennit composite, or the name of a baseline (`relevance.baselines`).
     dtype
-        torch.float32 or float64; None: as the model's parameters (float64 if it has none). Lower precision is refused: a denominator near 0
-        decides where relevance goes.
+        torch.float32 or float64; None: as the model's parameters (float64 if it has none). Lower precision is refused:
+        a denominator near 0 decides where relevance goes.
     device
         As torch names them; None: as the model's parameters.
     output
@@ -137,7 +137,7 @@ class Explainer:
             )
         self.device = torch.device(device if device is not None else "cpu" if first is None else first.device)
         self.model = copy.deepcopy(model).to(self.device, self.dtype).eval().requires_grad_(False)
-        self.composite = composite
+        self.composite = composite if is_zennit(composite) or is_baseline(composite) else composite_of(composite)
         self.output, self.checkpoint = output, checkpoint
         self.traced: dict[Any, Traced] = {}
         self.weights: dict[Any, tuple[Tensor, list[Tensor]]] = {}

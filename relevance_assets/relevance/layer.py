@@ -142,39 +142,31 @@ class WeightedLayer:
         return per_sample(s * spread, self.samples)
 
     # -------------------------------------------------------------------------------------------- what no scan changes
-    def constant(self, weight: Any, x: Any = None) -> Tensor:
-        if self._inside is not None or (isinstance(x, Tensor) and x.shape[:1] != (1,) and x.numel() > 1):
-            return self.apply(x, weight)
-        number = float(x) if isinstance(x, Tensor) and x.numel() == 1 else None
-        name = (
-            self.step.node.index,
-            "constant",
-            str(weight),
-            number if number is not None else id(x) if x is not None else None,
-        )
+    def constant(self, weight: Any, x: Tensor | None = None, name: Any = None) -> Tensor:
+        if self.backward.inside.masked or (x is not None and x.ndim > 0 and x.shape[0] != 1):
+            return self.apply(x if x is None else x.expand_as(self.x), weight)
+        key = (self.step.node.index, "constant", weight, name)
         constants = self.backward.traced.constants
-        if name not in constants:
-            full = torch.ones_like(self.x[:1]) if x is None else x.expand(1, *self.x.shape[1:])
-            constants[name] = self.apply(full.contiguous(), weight)
-        return constants[name]
+        if key not in constants:
+            full = self.ones()[:1] if x is None else x.expand(1, *self.x.shape[1:]).contiguous()
+            constants[key] = self.apply(full, weight)
+        return constants[key]
 
     def bounds(self, low: Any, high: Any) -> tuple[Tensor, Tensor]:
         made = []
         for bound in (low, high):
             tensor = torch.as_tensor(bound).to(self.x)
-            if self.step.first and (tensor.ndim > 0 or not self._moves_keep_constants()):
+            if self.step.first and (tensor.ndim > 0 or not self._reads_inputs()):
                 tensor = self._at_source(tensor)
             made.append(tensor if self._inside is None else (tensor * self._inside).expand_as(self.x))
         return made[0], made[1]
 
-    def _moves_keep_constants(self) -> bool:
-        return self._path_is({"move"}, but=("constant_pad_nd",))
-
-    def _path_is(self, kinds: set[str], but: tuple[str, ...] = ()) -> bool:
+    def _reads_inputs(self) -> bool:
+        """Whether its input is made of the network's inputs by moves alone, under which a number stays that number."""
         graph, stack = self.backward.graph, [self.step.source.node]
         while stack:
             node = graph.nodes[stack.pop()]
-            if node.op is not None and (node.kind not in kinds or node.name.removeprefix("aten.") in but):
+            if node.op is not None and node.kind != "move":
                 return False
             stack += [ref.node for ref in node.refs]
         return True

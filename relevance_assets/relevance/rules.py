@@ -120,8 +120,8 @@ class Layer(Protocol):
     def bias(self, sign: int = 0) -> Tensor | None:
         """b_k, b_k+ (sign 1) or b_k- (sign -1)."""
 
-    def constant(self, weight: Key, x: Any = None) -> Tensor:
-        """`apply` of something that does not depend on the scan; computed once."""
+    def constant(self, weight: Key, x: Tensor | None = None, name: Any = None) -> Tensor:
+        """`apply` of ones, or of something else with a name, that does not depend on the scan; computed once."""
 
     def add_bias(self, contributions: Tensor, bias: Tensor | None) -> Tensor:
         """contributions + bias."""
@@ -472,7 +472,9 @@ class Box(WeightedRule):
                 f"the box rule needs inputs in [{float(low.min()):g}, {float(high.max()):g}], given "
                 f"[{float(layer.x.min()):g}, {float(layer.x.max()):g}]; scale them, or give the rule other bounds"
             )
-        total = layer.contributions() - (layer.constant("positive", low) + layer.constant("negative", high))
+        # the rule lives as long as what is kept under the bounds' identity
+        least = layer.constant("positive", low, ("low", id(self.low)))
+        total = layer.contributions() - (least + layer.constant("negative", high, ("high", id(self.high))))
         yield Share(1.0, [Part(layer.x - low, "positive"), Part(layer.x - high, "negative")], total, owned=True)
 
 

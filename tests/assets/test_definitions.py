@@ -116,6 +116,17 @@ def test_unexplained_relevance_is_seen(workspace: Workspace) -> None:
     assert metadata["largest_share_unexplained"] == pytest.approx(2e-6)
 
 
+def test_relevance_lost_at_an_operation_is_seen(workspace: Workspace) -> None:
+    account = {"start": 0.5, "total": 0.4, "difference": 0.1, "lost": 0.1, "unexplained": 0.0}
+    write(workspace, "relevance_maps", "a", scan="sub-1", contrast="all", fold="0", **account)
+    for layer, unexplained in (("conv1", 1e-13), ("conv2", -1e-6)):
+        write(workspace, "relevance_ledger", layer, scan="sub-1", fold="0", layer=layer, unexplained=unexplained)
+        passed, metadata = checks.conservation(workspace)
+        assert passed == (layer == "conv1")
+        assert metadata["that_operation"] == layer
+    assert metadata["largest_share_unexplained_at_an_operation"] == pytest.approx(2e-6)
+
+
 def test_a_map_by_a_model_that_saw_the_scan_is_seen(workspace: Workspace) -> None:
     write(workspace, "predictions", "0", model="m", fold="0", scan="sub-1", set="validation")
     write(workspace, "predictions", "1", model="m", fold="1", scan="sub-1", set="train")
