@@ -366,7 +366,7 @@ def check_model(
 
     try:
         rules = composite_of(rules)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise _quit(f"--composite {composite}: {error}", 2) from error
     with importable(python_path.resolve()):
         try:

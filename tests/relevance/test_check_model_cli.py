@@ -205,6 +205,16 @@ def test_composites_by_name_and_as_yaml(nets):
     assert "folded" not in text
 
 
+@pytest.mark.parametrize(
+    "text", ["- epsilon\n", "3\n", "- {rule: epsilon, place: [1]}\n", "layers: [\n", "- {rule: no}\n"]
+)
+def test_yaml_that_is_no_composite_is_said_in_one_line(nets, text):
+    (nets / "rules.yaml").write_text(text)
+    told = ask("own_nets:small", "--shape", "1,1,4,4,4", "--composite", "rules.yaml", code=2)
+    assert told.startswith("error --composite rules.yaml: ")
+    assert len(told.strip().splitlines()) == 1
+
+
 def test_a_network_in_low_precision_is_refused_until_converted(nets):
     assert "bfloat16 is not offered" in ask("own_nets:half", "--shape", "1,4", code=2)
     assert "2 operations, all with a rule" in ask("own_nets:half", "--shape", "1,1,4", "--dtype", "float32")
