@@ -626,7 +626,6 @@ def test_explainers_in_threads_do_not_disturb_each_other():
         assert all(torch.equal(relevance, one) for one in found[i])
 
 
-@pytest.mark.xfail(strict=True, reason="constants of bounds that are tensors are kept per call")
 def test_memory_does_not_grow():
     explainer = Explainer(small_net())
     composites = ["epsilon_plus", "gamma_box", [{"place": "first", "rule": "box", "low": torch.zeros(2, 1, 1, 1)}]]
