@@ -7,9 +7,9 @@ one engine's memory loads no other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -48,8 +48,11 @@ class Rule:
 EPSILON = {"rule": "epsilon", "epsilon": 1e-6}
 GAMMA = {"rule": "gamma", "gamma": 0.25}
 BOX = {"rule": "box", "low": 0.0, "high": 1.0}
+WIDE_BOX = {"rule": "box", "low": -10.0, "high": 10.0}
+# On a DenseNet121 of random weights 1e-6 would amplify relevance by 10^19: beyond every float, in every engine.
+LARGE = {"rule": "epsilon", "epsilon": 0.1}
 RULES = {
-    "epsilon": Rule("epsilon", EPSILON, EPSILON, 1.05, 1.8, captum=("EpsilonRule", (1e-6,))),
+    "epsilon": Rule("epsilon 0.1", LARGE, LARGE, 1.05, 1.8, captum=("EpsilonRule", (0.1,))),
     "z_plus": Rule("z+", {"rule": "z_plus"}, {"rule": "z_plus"}, 1.6, 2.0, captum=("Alpha1_Beta0_Rule", ())),
     "gamma": Rule("gamma", GAMMA, GAMMA, 1.6, captum=("GammaRule", (0.25,))),
     "alpha_beta": Rule("alpha 2 beta 1", {"rule": "alpha_beta", "alpha": 2.0, "beta": 1.0}, EPSILON, 2.1, 2.0),
@@ -110,8 +113,17 @@ def image(*shape: int, signed: bool = False, seed: int = 0) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------------ engines
-def prepare(engine: str, model: nn.Module, rule: str | None, name: str, index: int = 0) -> Call:
-    """A call that explains the logit of class `index`, on a copy of `model`.
+def prepare(
+    engine: str,
+    model: nn.Module,
+    rule: str | None,
+    name: str,
+    *,
+    index: int = 0,
+    signed: bool = False,
+    fold: Sequence[str] = ("left",),
+) -> Call:
+    """A call that explains the logit of class `index`, on a copy of `model`; `signed`: of z-scored images.
 
     `engine` "unit" is one forward + backward to the input, whatever the rule. zennit stays registered between calls
     and canonized once, which is its best case; captum needs its rules anew for every call.
@@ -120,7 +132,12 @@ def prepare(engine: str, model: nn.Module, rule: str | None, name: str, index: i
     if engine == "unit":
         return lambda x: _gradient(model, x, index)
     assert rule is not None
-    return {"ours": _ours, "zennit": _zennit, "captum": _captum}[engine](model, rule, name, index)
+    family = RULES[rule]
+    if signed and family.first:
+        family = replace(family, first=WIDE_BOX)
+    if engine == "ours":
+        return _ours(model, composite(family, fold), index)
+    return {"zennit": _zennit, "captum": _captum}[engine](model, family, name, index)
 
 
 def _traced(x: Tensor) -> Tensor:
@@ -133,22 +150,21 @@ def _gradient(model: nn.Module, x: Tensor, index: int) -> Tensor:
     return torch.autograd.grad(model(x)[:, index].sum(), x)[0]
 
 
-def composite(rule: str, fold: tuple[str, ...] = ("left",)) -> dict[str, Any]:
-    """The rule for every layer, as data; batch norms fold as zennit's can, into the convolution before."""
-    family = RULES[rule]
+def composite(family: Rule, fold: Sequence[str] = ("left",)) -> dict[str, Any]:
+    """The rule for every layer, as data; `fold`: where batch norms go, ("left",) being all that zennit can."""
     first = [{"place": "first", **family.first}] if family.first else []
     layers = [{"kind": "convolution", **family.convolution}, {"kind": "linear", **family.linear}]
     return {"layers": first + layers, "bias": "keep", "fold": list(fold)}
 
 
-def _ours(model: nn.Module, rule: str, name: str, index: int) -> Call:
+def _ours(model: nn.Module, rules: dict[str, Any], index: int) -> Call:
     from relevance_assets.relevance import Explainer
 
-    explainer = Explainer(model, composite(rule))
+    explainer = Explainer(model, rules)
     return lambda x: explainer(x, index).relevance
 
 
-def _zennit(model: nn.Module, rule: str, name: str, index: int) -> Call:
+def _zennit(model: nn.Module, family: Rule, name: str, index: int) -> Call:
     from zennit.attribution import Gradient
     from zennit.canonizers import NamedMergeBatchNorm
     from zennit.composites import LayerMapComposite, SpecialFirstLayerMapComposite, layer_map_base
@@ -160,7 +176,6 @@ def _zennit(model: nn.Module, rule: str, name: str, index: int) -> Call:
     def hook(data: dict[str, Any]) -> Any:
         return hooks[data["rule"]](**{key: value for key, value in data.items() if key != "rule"})
 
-    family = RULES[rule]
     layers = [*layer_map_base(), (Convolution, hook(family.convolution)), (nn.Linear, hook(family.linear))]
     canonizers = [NamedMergeBatchNorm(_merges(model))] if name == "densenet121" else []
     if family.first:
@@ -185,13 +200,12 @@ def _merges(model: nn.Module) -> list[tuple[list[str], str]]:
     return [(["features.conv0"], "features.norm0"), *(([n.replace("norm2", "conv1")], n) for n in norms)]
 
 
-def _captum(model: nn.Module, rule: str, name: str, index: int) -> Call:
+def _captum(model: nn.Module, family: Rule, name: str, index: int) -> Call:
     from captum.attr import LRP
     from captum.attr._utils import lrp_rules
 
-    family = RULES[rule].captum
-    assert family is not None
-    kind, arguments = family
+    assert family.captum is not None
+    kind, arguments = family.captum
 
     def call(x: Tensor) -> Tensor:
         for module in model.modules():
@@ -204,6 +218,11 @@ def _captum(model: nn.Module, rule: str, name: str, index: int) -> Call:
     return call
 
 
-def has(engine: str, rule: str, name: str) -> bool:
-    """Whether the engine has the rule. captum cannot explain a DenseNet: `tests/oracles/test_witnesses_refuted.py`."""
-    return engine != "captum" or (RULES[rule].captum is not None and name == "plain")
+def has(engine: str, rule: str, name: str, fold: Sequence[str] = ("left",)) -> bool:
+    """Whether the engine has the rule, and folds batch norms so.
+
+    captum cannot explain a DenseNet: `tests/oracles/test_witnesses_refuted.py`.
+    """
+    if engine == "captum" and (RULES[rule].captum is None or name != "plain"):
+        return False
+    return engine == "ours" or "right" not in fold

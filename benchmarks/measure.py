@@ -92,18 +92,22 @@ def _measure(case: Mapping[str, Any]) -> float:
     torch.set_num_threads(case["threads"])
     device, shape = case["device"], case["shape"]
     model = engines.network(case["network"], shape[1]).to(device)
-    arguments = (case["engine"], model, case["rule"], case["network"])
-    small = engines.image(1, shape[1], 32, 32, 32).to(device)
-    engines.prepare(*arguments)(small)
+
+    def prepare() -> engines.Call:
+        kind = {"signed": case["signed"], "fold": case["fold"]}
+        return engines.prepare(case["engine"], model, case["rule"], case["network"], **kind)
+
+    small = engines.image(1, shape[1], 32, 32, 32, signed=case["signed"]).to(device)
+    prepare()(small)
     x = engines.image(*shape, signed=case["signed"]).to(device)
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        engines.prepare(*arguments)(x)
+        prepare()(x)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     before = _resident()[0]
-    engines.prepare(*arguments)(x)
+    prepare()(x)
     return _resident()[1] - before
 
 

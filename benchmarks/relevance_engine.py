@@ -31,20 +31,21 @@ from torch import Tensor
 
 Row = dict[str, Any]
 MEMORY_OF_UNIT = 1.6  # times the memory of forward + backward, and never more than zennit's (issue 3, point 5)
-STARTS, BATCH, INDEX = 10, 4, 1
+STARTS, BATCH = 10, 4
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring
 def cases(options: argparse.Namespace) -> Iterator[Row]:
     """Network, shape and kind of input of each table."""
-    for size in options.sizes:
-        yield {"network": "plain", "shape": [1, 1, size, size, size], "signed": False}
-    size = min(options.sizes)
-    yield {"network": "plain", "shape": [1, 1, size, size, size], "signed": True}
-    yield {"network": "densenet121", "shape": [1, 1, size, size, size], "signed": False}
+    size, left = min(options.sizes), {"signed": False, "fold": ["left"]}
+    for every in options.sizes:
+        yield {"network": "plain", "shape": [1, 1, every, every, every], **left}
+    yield {"network": "plain", "shape": [1, 1, size, size, size], **left, "signed": True}
+    yield {"network": "densenet121", "shape": [1, 1, size, size, size], **left}
+    yield {"network": "densenet121", "shape": [1, 1, size, size, size], **left, "fold": ["left", "right"]}
     if options.device == "cuda":
-        yield {"network": "plain", "shape": [1, 3, 96, 96, 112], "signed": False}
-        yield {"network": "densenet121", "shape": [1, 3, 96, 96, 112], "signed": False}
+        yield {"network": "plain", "shape": [1, 3, 96, 96, 112], **left}
+        yield {"network": "densenet121", "shape": [1, 3, 96, 96, 112], **left}
 
 
 def run_case(case: Row, options: argparse.Namespace) -> list[Row]:
@@ -52,50 +53,55 @@ def run_case(case: Row, options: argparse.Namespace) -> list[Row]:
     say(f"{title(case)} ...")
     model = engines.network(case["network"], case["shape"][1]).to(options.device)
     x = engines.image(*case["shape"], signed=case["signed"]).to(options.device)
-    unit = engines.prepare("unit", model, None, case["network"], INDEX)
+    case = {**case, "index": int(model(x).abs().argmax())}
+    unit = made("unit", model, None, case)
     unit_flops, rows = measure.flops(lambda: unit(x)), []
     for rule in RULES:
         calls = {"unit": unit}
         for engine in ENGINES:
-            if engines.has(engine, rule, case["network"]):
-                calls[engine] = engines.prepare(engine, model, rule, case["network"], INDEX)
-        maps = {engine: call(x) for engine, call in calls.items() if engine != "unit"}
-        row: Row = {
-            **case,
-            "rule": rule,
-            "unit_flops": unit_flops,
-            "difference": distance(maps["ours"], maps["zennit"]),
-        }
-        row["flops"] = {engine: measure.flops(bind(call, x)) / unit_flops for engine, call in calls.items()}
+            if engines.has(engine, rule, case["network"], case["fold"]):
+                calls[engine] = made(engine, model, rule, case)
+        row: Row = {**case, "rule": rule, "unit_flops": unit_flops}
         bound = {engine: bind(call, x) for engine, call in calls.items()}
+        for call in bound.values():
+            call()
+        row["flops"] = {engine: measure.flops(call) / unit_flops for engine, call in bound.items()}
         row["seconds"] = measure.seconds(bound, options.repeats, options.device)
         rows.append(row)
     for row in rows:
-        row["difference_float64"] = double_difference(model, x, row["rule"], case["network"])
+        row |= differences(model, x, row["rule"], case) if "zennit" in row["flops"] else {}
     return rows
 
 
 def add_memory(rows: list[Row], options: argparse.Namespace) -> None:
     """Peak memory in MB, each in a process of its own; forward + backward once for all rules."""
-    case = {key: rows[0][key] for key in ("network", "shape", "signed")}
+    case = {key: rows[0][key] for key in ("network", "shape", "signed", "fold")}
     case |= {"threads": options.threads, "device": options.device}
     say(f"{title(case)}: memory ...")
     unit = measure.peak_memory({**case, "engine": "unit", "rule": None})
     for row in rows:
-        found = [engine for engine in ENGINES if engines.has(engine, row["rule"], case["network"])]
+        found = [engine for engine in ENGINES if engine in row["flops"]]
         row["megabytes"] = {e: measure.peak_memory({**case, "engine": e, "rule": row["rule"]}) for e in found}
         row["megabytes"]["unit"] = unit
 
 
-def double_difference(model: torch.nn.Module, x: Tensor, rule: str, name: str) -> float:
-    model, x = model.double(), x.double()
-    maps = [engines.prepare(engine, model, rule, name, INDEX)(x) for engine in ("ours", "zennit")]
+def made(engine: str, model: torch.nn.Module, rule: str | None, case: Row) -> engines.Call:
+    kind = {key: case[key] for key in ("index", "signed", "fold")}
+    return engines.prepare(engine, model, rule, case["network"], **kind)
+
+
+def differences(model: torch.nn.Module, x: Tensor, rule: str, case: Row) -> Row:
+    """Of our map from zennit's in float64, and of both maps in float32 from that."""
+    single = {engine: made(engine, model, rule, case)(x) for engine in ("ours", "zennit")}
+    double = {engine: made(engine, model.double(), rule, case)(x.double()) for engine in ("ours", "zennit")}
     model.float()
-    return distance(*maps)
+    truth = double["zennit"]
+    found = {f"rounding_{engine}": distance(relevance, truth) for engine, relevance in single.items()}
+    return {"difference": distance(double["ours"], truth), **found}
 
 
 def sharing(size: int, options: argparse.Namespace) -> list[Row]:
-    """Ten classes from one forward, and a batch of four against four singles, for each rule."""
+    """Ten classes from one forward, and a batch of four against four singles, for each rule of the plain network."""
     from relevance_assets.relevance import Explainer
 
     say("several starts, batches ...")
@@ -103,19 +109,19 @@ def sharing(size: int, options: argparse.Namespace) -> list[Row]:
     x = engines.image(BATCH, 1, size, size, size).to(options.device)
     rows = []
     for rule in RULES:
-        explainer = Explainer(model, engines.composite(rule))
+        explainer = Explainer(model, engines.composite(RULES[rule]))
         one, classes = x[:1], list(range(STARTS))
         calls: dict[str, Callable[[], Any]] = {
-            "one": lambda e=explainer, one=one: e(one, INDEX),
+            "one": lambda e=explainer, one=one: e(one, 0),
             "classes": lambda e=explainer, one=one, classes=classes: e(one, classes),
-            "batch": lambda e=explainer: e(x, INDEX),
+            "batch": lambda e=explainer: e(x, 0),
         }
         for call in calls.values():
             call()
-        batch = explainer(x, INDEX).relevance
-        singles = torch.cat([explainer(x[i : i + 1], INDEX).relevance for i in range(BATCH)])
-        several = torch.stack([e.relevance for e in explainer(one, classes)])
-        apart = torch.stack([explainer(one, i).relevance for i in classes])
+        batch = explainer(x, 0).relevance
+        singles = torch.cat([explainer(x[i : i + 1], 0).relevance for i in range(BATCH)])
+        several = torch.stack([e.relevance for e in explainer(one, classes)[:2]])
+        apart = torch.stack([explainer(one, i).relevance for i in classes[:2]])
         counts = {name: measure.flops(call) for name, call in calls.items()}
         times = measure.seconds(calls, options.repeats, options.device)
         rows.append(
@@ -150,6 +156,7 @@ def title(case: Row) -> str:
     name = {"plain": "plain 3D CNN", "densenet121": "MONAI DenseNet121"}[case["network"]]
     _, channels, *space = case["shape"]
     kind = "z-scored input" if case["signed"] else "input in [0, 1]"
+    kind += ", all batch norms folded" if "right" in case["fold"] else ""
     return f"{name}, {' x '.join(map(str, space))}{f' x {channels}' if channels > 1 else ''}, {kind}"
 
 
@@ -173,7 +180,7 @@ def cost_cells(row: Row) -> list[str]:
 
     Bounds where issue 3 sets them: for inputs >= 0; speed, for the plain network on the CPU.
     """
-    rule, strict = RULES[row["rule"]], not row["signed"]
+    rule, strict = RULES[row["rule"]], not row["signed"] and "right" not in row["fold"]
     times = {engine: value["median"] * 1e3 for engine, value in row["seconds"].items()}
     form = "{:.0f}" if times["unit"] >= 20 else "{:.2f}"
     return [
@@ -182,9 +189,15 @@ def cost_cells(row: Row) -> list[str]:
         number(row["flops"], "zennit", "{:.2f}"),
         number(row["flops"], "captum", "{:.2f}"),
         *(number(times, key, form) for key in ("unit", *ENGINES)),
-        judged(times["zennit"] / times["ours"], rule.speed if strict else None, False),
-        f"{row['difference']:.0e}",
-        f"{row['difference_float64']:.0e}",
+        judged(times["zennit"] / times["ours"] if "zennit" in times else None, rule.speed if strict else None, False),
+    ]
+
+
+def accuracy_cells(row: Row) -> list[str]:
+    """How far our map is from zennit's, and both from themselves in float64."""
+    return [
+        RULES[row["rule"]].title,
+        *(f"{row[key]:.0e}" for key in ("difference", "rounding_ours", "rounding_zennit")),
     ]
 
 
@@ -200,11 +213,9 @@ def memory_cells(row: Row) -> list[str]:
     ]
 
 
-COST = [
-    *("rule", "FLOPs ours", "zennit", "captum", "ms fwd+bwd", "ours", "zennit", "captum", "faster than zennit"),
-    *("difference", "in float64"),
-]
+COST = ["rule", "FLOPs ours", "zennit", "captum", "ms fwd+bwd", "ours", "zennit", "captum", "faster than zennit"]
 MEMORY = ["rule", "MB fwd+bwd", "ours", "zennit", "captum", "of fwd+bwd", "of zennit's"]
+ACCURACY = ["rule", "ours - zennit's, float64", "ours in float32", "zennit's in float32"]
 SHARING = {
     "rule": lambda row: RULES[row["rule"]].title,
     "maps/s": lambda row: f"{row['maps_per_second']:.1f}",
@@ -227,7 +238,7 @@ def show(console: Console, heading: str, names: list[str], rows: list[list[str]]
         console.print(Text(heading, style="bold"))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for at, name in enumerate(names):
-        table.add_column(name, justify="right" if at else "left", overflow="fold")
+        table.add_column(name, justify="right" if at else "left", no_wrap=not at, overflow="fold")
     for row in rows:
         styles = ["bold red" if "✗" in cell else "green" if "✓" in cell else "" for cell in row]
         table.add_row(*(Text(cell, style=style, no_wrap=True) for cell, style in zip(row, styles, strict=True)))
@@ -238,11 +249,12 @@ def show(console: Console, heading: str, names: list[str], rows: list[list[str]]
 NOTES = """FLOPs: of one map, relative to one forward + backward to the input (fwd+bwd) of the same network. Done
 before, once per model and shape, and not counted: weights prepared, graph traced. ms: median of {n} after one to warm
 up, engines taking turns, {threads} thread(s), {device}. MB: the most resident over what was before, preparation
-included, each in its own process. Bounds hold for inputs in [0, 1]; ✗ is a bound missed. difference: the largest
-between our map and zennit's, relative to the largest relevance. DenseNet121: batch norms after a convolution are
-folded into it, all others pass relevance, in both engines. captum: its gamma adds nothing to biases and its z+
-ignores the input's sign, so both are cheaper than what they are named after; it has neither alpha-beta nor box, and
-is wrong on a DenseNet."""
+included, each in its own process. Bounds hold for inputs in [0, 1]; ✗ is a bound missed. ours - zennit's: the largest
+difference of the two maps in float64, relative to the largest relevance; in float32: of each one's float32 map from
+zennit's in float64. DenseNet121: batch norms after a convolution are folded into it, all others pass relevance, in
+both engines; "all folded" has the others folded into the convolution behind ReLU, which zennit cannot, and whose
+inputs are of both signs. captum: its gamma adds nothing to biases and its z+ ignores the input's sign, so both are cheaper than
+what they are named after; it has neither alpha-beta nor box, and is wrong on a DenseNet."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -278,6 +290,8 @@ def main() -> None:
         show(console, title(case), COST, [cost_cells(row) for row in rows], options.markdown)
         if measured:
             show(console, "", MEMORY, [memory_cells(row) for row in rows], options.markdown)
+        if "difference" in rows[0]:
+            show(console, "", ACCURACY, [accuracy_cells(row) for row in rows], options.markdown)
     results["sharing"] = sharing(min(options.sizes), options)
     table = [[make(row) for make in SHARING.values()] for row in results["sharing"]]
     show(console, "Maps per second, several starts, batches (plain 3D CNN)", list(SHARING), table, options.markdown)

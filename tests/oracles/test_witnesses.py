@@ -6,6 +6,7 @@ Belongs here: agreement, rule by rule and composite by composite. Where a witnes
 Batch norms have epsilon 0: zennit 0.5.1 leaves theirs in when it merges them, which costs it 1e-6 to 1e-4.
 """
 
+from copy import deepcopy
 from functools import cache
 
 import pytest
@@ -20,7 +21,6 @@ from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Pass, WSquare, Z
 
 from relevance_assets.relevance import explain
 
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 NETWORKS = {
     "cnn1d": (lambda: witnesses.cnn(1), (2, 2, 12)),
     "cnn2d": (lambda: witnesses.cnn(2), (2, 2, 12, 12)),
@@ -70,14 +70,21 @@ COMPOSITES = {
     "flat": (lambda c: everywhere(Flat(), c), kinds(FLAT)),
 }
 
+WIDE_BOX = (
+    lambda c: EpsilonGammaBox(low=-2.0, high=3.0, canonizers=c),
+    kinds({"rule": "gamma", "gamma": 0.25}, EPSILON, first={"rule": "box", "low": -2.0, "high": 3.0}),
+)
+
 
 @cache
 def network(name, dtype):
+    """A network, an image in [0, 1], and all logits as the relevance to begin with."""
     torch.manual_seed(0)
     make, shape = NETWORKS[name]
     model = witnesses.ready(make(), dtype, eps=0.0)
-    x = torch.rand(shape, dtype=dtype)
-    return model, x, one_hot(model, x, 1)
+    x = torch.rand(shape, dtype=torch.float64).to(dtype)
+    with torch.no_grad():
+        return model, x, model(x)
 
 
 def canonizers(name, model):
@@ -90,23 +97,37 @@ def distance(ours, theirs):
     return float((ours - theirs).norm() / theirs.norm())
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("composite", COMPOSITES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_zennit_says_the_same(name, composite, dtype):
-    model, x, start = network(name, dtype)
+def test_zennit_says_the_same(name, composite):
+    model, x, start = network(name, torch.float64)
     theirs, ours = COMPOSITES[composite]
     expected = zennit_map(model, theirs(canonizers(name, model)), x, start)
-    assert distance(explain(model, x, ours, start).relevance, expected) <= TOLERANCE[dtype]
+    assert distance(explain(model, x, ours, start).relevance, expected) <= 1e-10
 
 
-@pytest.mark.parametrize("composite", ["EpsilonPlus", "EpsilonGammaBox", "EpsilonAlpha2Beta1", "z plus", "gamma"])
+@pytest.mark.parametrize("composite", COMPOSITES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_zennit_says_the_same_in_float32(name, composite):
+    """To 1e-5; where zennit's own rounding is more than that, ours is no more than zennit's."""
+    model, x, start = network(name, torch.float32)
+    theirs, ours = COMPOSITES[composite]
+    expected = zennit_map(model, theirs(canonizers(name, model)), x, start)
+    relevance = explain(model, x, ours, start).relevance
+    if distance(relevance, expected) > 1e-5:
+        double = deepcopy(model).double()
+        truth = zennit_map(double, theirs(canonizers(name, double)), x.double(), start.double())
+        assert distance(expected, truth) > 1e-5
+        assert distance(relevance, truth) <= distance(expected, truth)
+
+
+@pytest.mark.parametrize("composite", ["EpsilonPlus", "box", "EpsilonAlpha2Beta1", "z plus", "gamma"])
 @pytest.mark.parametrize("name", ["cnn1d", "cnn3d", "norm3d", "densenet"])
 def test_zennit_says_the_same_of_signed_inputs(name, composite):
     model, x, _ = network(name, torch.float64)
     signed = 4 * x - 2
     start = one_hot(model, signed, 1)
-    theirs, ours = COMPOSITES[composite]
+    theirs, ours = {**COMPOSITES, "box": WIDE_BOX}[composite]
     expected = zennit_map(model, theirs(canonizers(name, model)), signed, start)
     assert distance(explain(model, signed, ours, start).relevance, expected) <= 1e-10
 
@@ -118,6 +139,12 @@ def test_zennit_says_the_same_for_any_gamma(gamma):
     assert distance(explain(model, x, kinds({"rule": "gamma", "gamma": gamma}), start).relevance, expected) <= 1e-10
 
 
+def relative(z):
+    """An epsilon of 1 % of the sample's mean absolute output, as zennit takes it: the denominator for z."""
+    scale = z.abs().mean(dim=tuple(range(1, z.ndim)), keepdim=True)
+    return z + 0.01 * scale * torch.where(z < 0, -torch.ones_like(z), 1)
+
+
 @pytest.mark.parametrize("name", ["cnn1d", "cnn3d", "vgg16"])
 @pytest.mark.parametrize(
     ("ours", "theirs"),
@@ -127,15 +154,15 @@ def test_zennit_says_the_same_for_any_gamma(gamma):
         ("gamma_box", EpsilonGammaBox(low=0.0, high=1.0)),
         ("epsilon_alpha2_beta1", EpsilonAlpha2Beta1()),
         ("alpha_beta", EpsilonAlpha2Beta1()),
-        ("epsilon", everywhere(Epsilon(1e-6))),
+        ("epsilon", everywhere(Epsilon(relative), stabilizer=relative)),
         ("gamma", everywhere(Gamma(0.25))),
-        ("z_plus", everywhere(ZPlus())),
+        ("z_plus", everywhere(ZPlus(), stabilizer=lambda z: torch.where(z == 0, 1.0, z))),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_our_names_are_zennits_composites(name, ours, theirs):
+    """`z_plus` has it for average pools too, which is zennit's Norm without stabiliser."""
     model, x, start = network(name, torch.float64)
-    # The stabiliser of zennit's Norm takes 1e-6 of a positive mean, which our z+ average has too.
     assert distance(explain(model, x, ours, start).relevance, zennit_map(model, theirs, x, start)) <= 1e-10
 
 
@@ -171,6 +198,7 @@ def test_zennit_says_the_same_of_rules_by_name():
     assert distance(explain(model, x, ours, start).relevance, expected) <= 1e-10
 
 
+@pytest.mark.filterwarnings("ignore:.*unexplained:RuntimeWarning")  # zennit keeps no account
 @pytest.mark.parametrize("name", ["cnn3d", "norm3d", "densenet", "vgg16"])
 @pytest.mark.parametrize("composite", ["EpsilonPlus", "EpsilonPlusFlat", "EpsilonGammaBox", "EpsilonAlpha2Beta1"])
 def test_a_zennit_composite_gives_zennits_own_map(name, composite):

@@ -192,7 +192,7 @@ def test_zennit_forgets_the_epsilon_of_batch_norms_it_merged():
     start = one_hot(fused, x, 1)
     right = zennit_map(fused, everywhere(Epsilon(1e-6)), x, start)
     assert distance(zennit_map(model, everywhere(Epsilon(1e-6), [SequentialMergeBatchNorm()]), x, start), right) > 1e-7
-    assert distance(explain(model, x, "epsilon", start).relevance, right) < 1e-10
+    assert distance(explain(model, x, [{"rule": "epsilon", "epsilon": 1e-6}], start).relevance, right) < 1e-10
 
 
 def test_zennit_loses_all_at_an_instance_norm():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from functools import cache
 
+import polars as pl
 import pytest
 import torch
 import torchvision
@@ -20,26 +21,11 @@ from monai.networks.nets import (
     ResNet,
     SEResNet50,
     ViT,
-    resnet18,
 )
 from torch import nn
 
-from relevance_assets.relevance import Explainer, check_model, explain
+from relevance_assets.relevance import COMPOSITES, Explainer, check_model, explain
 
-BOUND = {torch.float64: 1e-10, torch.float32: 1e-4}
-COMPOSITES = [
-    "epsilon",
-    "z_plus",
-    "gamma",
-    "gamma_box",
-    "alpha_beta",
-    "epsilon_plus",
-    "epsilon_alpha1_beta0",
-    "epsilon_plus_flat",
-    "epsilon_alpha2_beta1",
-    "disability",
-    "preset_a",
-]
 LOSSES = ["bias", "stabiliser", "dead", "clamped"]
 
 
@@ -64,7 +50,11 @@ class FirstOutput(nn.Module):
 
 NETWORKS = {
     "DenseNet121": (lambda: DenseNet121(3, 1, 3), (1, 1, 32, 32, 32)),
-    "ResNet18": (lambda: resnet18(spatial_dims=3, n_input_channels=1, num_classes=3), (1, 1, 32, 32, 32)),
+    # ResNet18 at a quarter of its width
+    "ResNet18": (
+        lambda: ResNet("basic", [2, 2, 2, 2], [16, 32, 64, 128], n_input_channels=1, num_classes=3),
+        (1, 1, 32, 32, 32),
+    ),
     "SEResNet50": (lambda: SEResNet50(spatial_dims=3, in_channels=1, num_classes=3), (1, 1, 32, 32, 32)),
     "EfficientNet-B0": (
         lambda: EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=3, in_channels=1, num_classes=3),
@@ -134,21 +124,55 @@ def everything(model):
     return parts
 
 
-@pytest.mark.parametrize("dtype", BOUND, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def account(explanation):
+    """What is left of each operation's account, of their sum, and of start less total; all relative to the start."""
+    ledger, start = explanation.ledger, float(explanation.start.double().sum())
+    total = float(explanation.relevance.double().sum())
+    lost = ledger.select(LOSSES).sum().sum_horizontal().item()
+    rest = (ledger["unexplained"].abs().max(), ledger["unexplained"].sum(), start - total - lost)
+    return [abs(value / start) for value in rest]
+
+
 @pytest.mark.parametrize("composite", COMPOSITES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_unit_of_relevance_is_accounted_for(name, composite, dtype):
-    model, x = network(name, dtype)
+def test_every_unit_of_relevance_is_accounted_for(name, composite):
+    model, x = network(name)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         explanation = explain(model, x, composite, start_of(name, model, x))
-    ledger, start = explanation.ledger, float(explanation.start.double().sum())
     assert torch.isfinite(explanation.relevance).all()
     assert explanation.relevance.shape == x.shape
-    assert abs(ledger["unexplained"].sum()) < BOUND[dtype] * abs(start)
-    total = float(explanation.relevance.double().sum())
-    lost = ledger.select(LOSSES).sum().sum_horizontal().item()
-    assert abs(start - total - lost) < BOUND[dtype] * abs(start)
+    assert max(account(explanation)) < 1e-10
+
+
+# Here relevance of both signs grows to 5 to 200 times the start on its way, and 1e-4 of the start is below float32.
+CANCELLING = {
+    ("DenseNet121", "epsilon"),
+    ("DenseNet121", "attention"),
+    ("SEResNet50", "attention"),
+    ("SEResNet50", "disability"),
+    *(("ViT", name) for name in ("alpha_beta", "disability", "epsilon_plus", "epsilon_plus_flat", "gamma_box")),
+    *(("ViT", name) for name in ("epsilon_alpha1_beta0", "epsilon_alpha2_beta1")),
+}
+
+
+@pytest.mark.parametrize("composite", COMPOSITES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_unit_of_relevance_is_accounted_for_in_float32(name, composite):
+    model, x = network(name, torch.float32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        explanation = explain(model, x, composite, start_of(name, model, x))
+    said = [str(warning.message) for warning in caught if "unexplained" in str(warning.message)]
+    rest = account(explanation)
+    if (name, composite) not in CANCELLING:
+        assert max(rest) < 1e-4
+        assert not said
+    elif max(rest) >= 1e-4:
+        assert len(said) == 1
+        assert any(layer in said[0] for layer in explanation.ledger["layer"])
+        largest = explanation.ledger["relevance_in"].abs().max() / float(explanation.start.abs().sum())
+        assert max(rest) < 1e-4 * largest
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -200,9 +224,10 @@ def test_check_model_lists_every_operation_with_its_rule(name):
     model, x = network(name)
     table = check_model(model, x)
     assert table.columns == ["place", "layer", "operation", "kind", "rule", "note"]
-    assert table["rule"].null_count() == 0
     assert table["kind"].null_count() == 0
-    assert (table["rule"] != "").all()
+    ruleless = table.filter(pl.col("rule").is_null())
+    assert set(ruleless["note"]) <= {"no relevance comes here"}  # gates: the product's other operand takes all
+    assert table.height > 2 * ruleless.height
     weighted = {
         key.removeprefix("model.")
         for key, module in model.named_modules()
