@@ -472,9 +472,12 @@ class Box(WeightedRule):
                 f"the box rule needs inputs in [{float(low.min()):g}, {float(high.max()):g}], given "
                 f"[{float(layer.x.min()):g}, {float(layer.x.max()):g}]; scale them, or give the rule other bounds"
             )
-        # the rule lives as long as what is kept under the bounds' identity
-        least = layer.constant("positive", low, ("low", id(self.low)))
-        total = layer.contributions() - (least + layer.constant("negative", high, ("high", id(self.high))))
+        total = layer.contributions().clone()
+        for bound, weight in ((low, "positive"), (high, "negative")):
+            if bool(bound.any()):
+                # the rule lives as long as what is kept under its own bound's identity
+                own = id(self.low if bound is low else self.high)
+                total -= layer.constant(weight, bound, own)
         yield Share(1.0, [Part(layer.x - low, "positive"), Part(layer.x - high, "negative")], total, owned=True)
 
 
