@@ -32,20 +32,25 @@ def flops(call: Callable[[], Any]) -> int:
 
 
 def seconds(calls: Mapping[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, dict[str, float]]:
-    """Median, least and most seconds of each call after one to warm up; the calls take turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    """Median, least and most seconds of each call after one to warm up, and its median processor time.
+
+    The calls take turns, so that what else the machine does disturbs all of them alike.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
             _wait(device)
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             call()
             _wait(device)
             if turn:
-                times[name].append(time.perf_counter() - began)
-    return {
-        name: {"median": statistics.median(values), "least": min(values), "most": max(values)}
-        for name, values in times.items()
-    }
+                times[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    found = {}
+    for name, pairs in times.items():
+        wall, processor = zip(*pairs, strict=True)
+        median = statistics.median(wall)
+        found[name] = {"median": median, "least": min(wall), "most": max(wall), "cpu": statistics.median(processor)}
+    return found
 
 
 def _wait(device: str) -> None:

@@ -252,9 +252,9 @@ up, engines taking turns, {threads} thread(s), {device}. MB: the most resident o
 included, each in its own process. Bounds hold for inputs in [0, 1]; ✗ is a bound missed. ours - zennit's: the largest
 difference of the two maps in float64, relative to the largest relevance; in float32: of each one's float32 map from
 zennit's in float64. DenseNet121: batch norms after a convolution are folded into it, all others pass relevance, in
-both engines; "all folded" has the others folded into the convolution behind ReLU, which zennit cannot, and whose
-inputs are of both signs. captum: its gamma adds nothing to biases and its z+ ignores the input's sign, so both are cheaper than
-what they are named after; it has neither alpha-beta nor box, and is wrong on a DenseNet."""
+both engines; "all batch norms folded" has the others in the convolution behind their ReLU, which zennit cannot do, and
+whose inputs then have both signs. captum: its gamma adds nothing to biases and its z+ ignores the input's sign, so
+both are cheaper than what they are named after; it has neither alpha-beta nor box, and is wrong on a DenseNet."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -297,7 +297,7 @@ def main() -> None:
     show(console, "Maps per second, several starts, batches (plain 3D CNN)", list(SHARING), table, options.markdown)
     if not options.markdown:
         device = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
-        console.print(NOTES.format(n=options.repeats, threads=options.threads, device=device), style="dim")
+        print(NOTES.format(n=options.repeats, threads=options.threads, device=device))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 
