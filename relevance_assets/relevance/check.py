@@ -39,18 +39,21 @@ def check_model(
     with torch.no_grad():
         graph = explainer.trace(given).graph
     chosen = composite_of(composite)
-    unknown = {node.index for node in graph.nodes if node.kind == "unknown"}
     target = graph.result(output)
     places = weighted_places(graph, target)
-    plan = None if unknown else make_plan(graph, chosen, target)
+    plan = make_plan(graph, chosen, target)
+    unknown = {node.index for node in plan.unknown}
+    heads = set(plan.steps) | set(plan.folds.left.values())
     rows = []
     for node in graph.nodes[graph.inputs :]:
         rule, note = None, ""
         if node.index in unknown:
             note = explain_unknown(node)
-        elif plan is not None and node.index in plan.folds.left:
+        elif node.index not in heads:
+            note = "no relevance comes here"
+        elif node.index in plan.folds.left:
             rule, note = "folded", f"into {graph.nodes[plan.folds.left[node.index]].layer}"
-        elif plan is not None and node.index in plan.folds.right:
+        elif node.index in plan.folds.right:
             rule = "folded"
             note = "into " + ", ".join(graph.nodes[i].layer for i in plan.folds.right[node.index])
         elif node.kind in MOVES:
@@ -59,9 +62,6 @@ def check_model(
             rule = "pass"
         else:
             rule = str(chosen.rule(node.kind, node.layer, places.get(node.index, Place())))
-        heads = set() if plan is None else set(plan.steps) | set(plan.folds.left.values())
-        if plan is not None and node.index not in heads:
-            rule, note = None, "no relevance comes here"
         rows.append((node.index, node.layer, node.name, node.kind, rule, note))
     schema = ["place", "layer", "operation", "kind", "rule", "note"]
     types = [pl.Int64, *[pl.String] * 5]

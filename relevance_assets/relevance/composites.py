@@ -73,7 +73,9 @@ class Plain(Rule):
     bias: Literal["keep", "drop"] = "keep"
 
     def __str__(self) -> str:
-        return f"epsilon({self.epsilon:g})" if self.rule == "epsilon" else self.rule
+        if self.rule != "epsilon":
+            return self.rule
+        return f"epsilon(relative=True, epsilon={self.epsilon:g})" if self.relative else f"epsilon({self.epsilon:g})"
 
 
 # The first rule of a kind is what it has where a composite says nothing.
@@ -90,7 +92,9 @@ PLAIN_RULES: dict[str, tuple[str, ...]] = {
     "norm": ("pass", "epsilon"),
     "batch_norm": ("pass", "epsilon"),
 }
+NORMS = ("norm", "batch_norm")
 WEIGHTED_KINDS = ("convolution", "linear")
+BIASES = ("keep", "drop", "distribute", "both")
 RULED = (*WEIGHTED_KINDS, *PLAIN_RULES)
 
 
@@ -104,7 +108,8 @@ class Assignment:
         The rule.
     kind
         `convolution`, `linear`, `average`, `sum`, `interpolate`, `add`, `max_pool`, `activation`, `softmax`, `product`,
-        `matmul`, `norm` or `batch_norm`.
+        `matmul`, `norm` or `batch_norm`. None: all that have the rule, but not norms, whose statistics hold relevance
+        of their own under any rule but `pass`.
     name
         A pattern of the operation's name: `encoder.*`.
     place
@@ -123,7 +128,8 @@ class Assignment:
             return False
         if self.kind is None and isinstance(self.rule, WeightedRule) != (kind in WEIGHTED_KINDS):
             return False
-        if self.kind is None and isinstance(self.rule, Plain) and self.rule.rule not in PLAIN_RULES.get(kind, ()):
+        named = PLAIN_RULES.get(kind, ()) if kind not in NORMS else ()
+        if self.kind is None and isinstance(self.rule, Plain) and self.rule.rule not in named:
             return False
         if self.name is not None and not fnmatchcase(name, self.name):
             return False
@@ -177,7 +183,13 @@ def rule_of(entry: Mapping[str, Any], bias: str = "keep") -> list[Rule]:
     ValueError
         For an unknown rule or parameter, or a rule that the entry's kind does not have.
     """
+    if not isinstance(entry, Mapping):
+        raise ValueError(
+            f"composite: an entry is a mapping such as {{'kind': 'linear', 'rule': 'zero'}}, not {entry!r}"
+        )
     options = {key: value for key, value in entry.items() if key not in ("rule", "kind", "name", "place")}
+    for key, value in options.items():
+        _check(key, value)
     name, kind = str(entry.get("rule")), entry.get("kind")
     if kind is not None and kind not in RULED:
         raise ValueError(f"composite: kind {kind!r} is not known; choose one of {', '.join(RULED)}")
@@ -187,8 +199,6 @@ def rule_of(entry: Mapping[str, Any], bias: str = "keep") -> list[Rule]:
         maker = WEIGHTED_RULES[name]
         _known(name, options, {field.name for field in fields(maker)})
         given = {"bias": bias} | options if maker not in (Box, Flat) else options
-        if given.get("bias", "keep") not in ("keep", "drop", "distribute", "both"):
-            raise ValueError(f"composite: bias must be keep, drop, distribute or both, not {given['bias']!r}")
         found.append(maker(**given))
     kinds = PLAIN_RULES if kind is None else {kind: PLAIN_RULES.get(kind, ())}
     if any(name in names for names in kinds.values()) and kind not in WEIGHTED_KINDS:
@@ -197,10 +207,33 @@ def rule_of(entry: Mapping[str, Any], bias: str = "keep") -> list[Rule]:
         shared = {key: value for key, value in options.items() if key in ("epsilon", "relative")}
         found.append(Plain(name, **shared, bias="drop" if options.get("bias", bias) == "drop" else "keep"))
     if not found:
-        names = WEIGHTED_RULES if kind in WEIGHTED_KINDS else {*WEIGHTED_RULES, *sum(kinds.values(), ())}
+        own = sum(kinds.values(), ())
+        names = WEIGHTED_RULES if kind in WEIGHTED_KINDS else own if kind else {*WEIGHTED_RULES, *own}
         where = f" for {kind}" if kind else ""
         raise ValueError(f"composite: no rule {name!r}{where}; choose one of {', '.join(sorted(names))}")
     return found
+
+
+def _check(key: str, value: Any) -> None:
+    """Whether a parameter's value can be meant, whatever rule it is for."""
+    if key == "bias" and value not in BIASES:
+        raise ValueError(f"composite: bias must be {', '.join(BIASES[:-1])} or {BIASES[-1]}, not {value!r}")
+    if key in ("signed", "relative") and not isinstance(value, bool):
+        raise ValueError(f"composite: {key} must be true or false, not {value!r}")
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if key in ("epsilon", "stabiliser", "at_zero", "gamma", "alpha", "beta") and not numeric:
+        hint = " (YAML reads 1e-8 as text; write 1.0e-8)" if isinstance(value, str) else ""
+        raise ValueError(f"composite: {key} must be a number, not {value!r}{hint}")
+    if key in ("stabiliser", "at_zero") and value < 0:
+        raise ValueError(f"composite: {key} must not be negative, given {value!r}")
+
+
+def _place(place: Any) -> Any:
+    if place is None or place in ("first", "last"):
+        return place
+    if isinstance(place, Sequence) and len(place) == 2 and all(isinstance(number, int) for number in place):
+        return int(place[0]), int(place[1])
+    raise ValueError(f"composite: place must be first, last, or [from, to), not {place!r}")
 
 
 def _known(name: str, options: Mapping[str, Any], known: set[str]) -> None:
@@ -239,13 +272,13 @@ def composite_of(given: Any) -> Composite:
         raise ValueError(f"a composite is a name, a list of rules or a mapping, not {type(given).__name__}")
     if not set(fold) <= {"left", "right"}:
         raise ValueError(f"composite: fold holds 'left' and 'right', not {fold!r}")
+    if isinstance(entries, str) or not isinstance(entries, Sequence):
+        raise ValueError(f"composite: layers must be a list of rules, not {entries!r}")
+    _check("bias", bias)
     layers = []
     for entry in entries:
-        place = entry.get("place")
-        if place is not None and place not in ("first", "last"):
-            place = (int(place[0]), int(place[1]))
         for rule in rule_of(entry, bias):
-            layers.append(Assignment(rule, entry.get("kind"), entry.get("name"), place))
+            layers.append(Assignment(rule, entry.get("kind"), entry.get("name"), _place(entry.get("place"))))
     return Composite(tuple(layers), fold, name)
 
 

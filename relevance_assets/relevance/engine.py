@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from relevance_assets.relevance.brain import Inside
 from relevance_assets.relevance.canonizers import affine
 from relevance_assets.relevance.composites import Composite, composite_of
-from relevance_assets.relevance.graph import Ref, capture, steady
+from relevance_assets.relevance.graph import Ref, UnknownOperation, capture, steady
 from relevance_assets.relevance.ledger import warn_of_leaks
 from relevance_assets.relevance.others import by_baseline, by_zennit, is_baseline, is_zennit
 from relevance_assets.relevance.passes import Backward, Forward, Traced
-from relevance_assets.relevance.plan import Plan, Step, make_plan
-from relevance_assets.relevance.rules import per_sample, prepare
+from relevance_assets.relevance.plan import Plan, Step, explain_unknown, make_plan
+from relevance_assets.relevance.rules import prepare
 
 __all__ = ["Explainer", "Explanation", "Inner", "explain"]
 
@@ -263,14 +263,16 @@ class Explainer:
 
     def _checked(self, found: Explanation) -> Explanation:
         """Warns of what nobody explains."""
-        given = per_sample(found.start.unsqueeze(0), len(found.relevance[0]))[0]
-        warn_of_leaks(found.ledger, given.tolist(), found.total.tolist(), self.dtype)
+        warn_of_leaks(found.ledger, found.start, found.total.tolist(), self.dtype)
         return found
 
     def _plan(self, traced: Traced, composite: Composite, target: Ref, *, masked: bool) -> Plan:
         key = (composite, target, masked)
         if key not in traced.plans:
-            traced.plans[key] = make_plan(traced.graph, composite, target, masked=masked)
+            plan = make_plan(traced.graph, composite, target, masked=masked)
+            if plan.unknown:
+                raise UnknownOperation(explain_unknown(plan.unknown[0]))
+            traced.plans[key] = plan
         return traced.plans[key]
 
     def prepared(self, step: Step, key: Any) -> Tensor:

@@ -14,15 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from relevance_assets.relevance.operations import MOVES, NAMES, kind_of
+from relevance_assets.relevance.operations import CREATORS, MOVES, NAMES, kind_of
 
 __all__ = ["Graph", "Node", "Ref", "UnknownOperation", "capture", "steady"]
 
@@ -248,7 +249,7 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
     given = [tensor.detach().clone() for tensor in inputs]
     recorder.begin(given)
     try:
-        with torch.no_grad(), steady(), recorder:
+        with torch.no_grad(), steady(), recorder, _Leaving(recorder):
             returned = model(*given)
     finally:
         for handle in handles:
@@ -259,6 +260,23 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
 
 class _Stale:
     """What a tensor became when another one that shares its memory was written to."""
+
+
+class _Leaving(TorchFunctionMode):
+    """Refuses what no dispatch mode sees: computed values that leave torch, and may come back as constants."""
+
+    ways: ClassVar[frozenset[Any]] = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in self.ways and args[0] in self.recorder.known:
+            raise self.recorder.error(
+                f"{func.__name__}.", "reads computed values out of torch; keep to tensor operations"
+            )
+        return func(*args, **(kwargs or {}))
 
 
 class _Recorder(TorchDispatchMode):
@@ -302,7 +320,7 @@ class _Recorder(TorchDispatchMode):
                     func, "reads memory that was written to under another name; use out-of-place operations"
                 )
         result = func(*args, **kwargs)
-        if not computed:
+        if not computed or str(func).rpartition(".")[0] in CREATORS:
             return result
         made = [value for value in tree_flatten(result)[0] if isinstance(value, Tensor)]
         if not made or len(made) < sum(value is not None for value in tree_flatten(result)[0]):
@@ -323,7 +341,7 @@ class _Recorder(TorchDispatchMode):
                 refs[0],
                 refs[1],
                 "",
-                kind_of(op, refs[0]),
+                kind_of(op, refs[0], made[0].shape),
                 tuple(tuple(tensor.shape) for tensor in made),
                 tuple(tensor.dtype for tensor in made),
             )

@@ -44,7 +44,7 @@ class WeightedLayer:
             x = x * inside if self.masked else x
         self.x = x
         self.nonnegative = step.nonnegative and not self.shifted
-        self.vanishing = step.vanishing and not self.masked
+        self.vanishing = step.vanishing and not backward.inside.masked
 
     # ------------------------------------------------------------------------------------------------ linear algebra
     def apply(self, x: Tensor | None, weight: Any, bias: Tensor | None = None) -> Tensor:

@@ -84,24 +84,30 @@ def sums(relevance_in: Tensor, relevance_out: Tensor | float, losses: Losses) ->
     return [relevance_in, relevance_out, losses.bias, losses.stabiliser, losses.dead, losses.clamped]
 
 
-def warn_of_leaks(ledger: pl.DataFrame, start: Sequence[float], total: Sequence[float], dtype: torch.dtype) -> None:
+def warn_of_leaks(ledger: pl.DataFrame, put_in: Tensor, total: Sequence[float], dtype: torch.dtype) -> None:
     """Warn if relevance went missing without an account of it.
 
     Parameters
     ----------
     ledger
         Of one start.
-    start, total
-        Per sample: relevance put in, and what arrived at the inputs.
+    put_in : (B, ...)
+        The relevance that was put in.
+    total
+        Per sample, what arrived at the inputs.
     """
     bound = BOUNDS[dtype]
     per_sample = ledger.group_by("sample", maintain_order=True).agg(pl.col(LOSSES).sum())
     lost = dict(zip(per_sample["sample"], per_sample.select(pl.sum_horizontal(LOSSES)).to_series(), strict=True))
-    for sample, (given, arrived) in enumerate(zip(start, total, strict=True)):
-        scale = abs(given)
+    rows = put_in.reshape(len(put_in), -1)
+    start, sizes = rows.sum(1).tolist(), rows.abs().sum(1).tolist()  # one class against another may sum to 0
+    for sample, (given, scale, arrived) in enumerate(zip(start, sizes, total, strict=True)):
         left = abs(given - arrived - lost.get(sample, 0.0))
-        rows = ledger.filter(pl.col("sample") == sample)
-        worst = rows.sort(pl.col("unexplained").abs(), descending=True, nulls_last=True).head(1)
+        worst = (
+            ledger.filter(pl.col("sample") == sample)
+            .sort(pl.col("unexplained").abs(), descending=True, nulls_last=True)
+            .head(1)
+        )
         largest = abs(worst["unexplained"][0]) if worst.height else 0.0
         if not np.isfinite([given, arrived, left, largest]).all() or max(left, largest) > bound * scale:
             name = worst["layer"][0] if worst.height else "no operation"

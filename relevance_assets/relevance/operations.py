@@ -43,6 +43,11 @@ for _kind, _names in {
 }.items():
     KINDS |= dict.fromkeys(_names.split(), _kind)
 
+# made in the shape of a computed tensor, but not from its values
+CREATORS = frozenset(f"aten.{name}_like" for name in ("ones", "zeros", "full", "empty")) | frozenset(
+    f"aten.new_{name}" for name in ("ones", "zeros", "full", "empty", "empty_strided")
+)
+
 NAMES = {
     "aten.convolution": "conv",
     "aten.addmm": "linear",
@@ -68,8 +73,8 @@ def is_computed(value: Any) -> bool:
     return not isinstance(value, Tensor) and hasattr(value, "node")
 
 
-def kind_of(op: Any, args: Sequence[Any]) -> str:
-    """The kind of an operation with these arguments (`Ref` where computed)."""
+def kind_of(op: Any, args: Sequence[Any], shape: Sequence[int]) -> str:
+    """The kind of an operation with these arguments (`Ref` where computed) and this shape of its output."""
     name = str(op).removeprefix("aten.").rpartition(".")[0]
     first = is_computed(args[0]) if args else False
     second = is_computed(args[1]) if len(args) > 1 else False
@@ -89,20 +94,21 @@ def kind_of(op: Any, args: Sequence[Any]) -> str:
     if name == "neg":
         return "scale"
     if name in BATCH_NORMS:
-        return _batch_norm(name, args)
+        return _batch_norm(name, args, shape)
     if name == "_prelu_kernel" and second:
         return "unknown"
     return KINDS.get(name, "unknown")
 
 
-def _batch_norm(name: str, args: Sequence[Any]) -> str:
+def _batch_norm(name: str, args: Sequence[Any], shape: Sequence[int]) -> str:
     if any(is_computed(value) for value in args[1:]):
         return "unknown"
     training = args[5] if name != "_native_batch_norm_legit_no_training" else False
     if not training:
         return "batch_norm"
-    # instance norm: samples and channels lie side by side in axis 1, each with its own statistics
-    return "norm" if args[3] is None else "unknown"
+    # instance norm: samples and channels lie side by side in axis 1, each with its own statistics; statistics of a
+    # batch of several would have samples explain each other
+    return "norm" if args[3] is None and shape[0] == 1 else "unknown"
 
 
 class Weighted:

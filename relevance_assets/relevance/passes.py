@@ -60,7 +60,12 @@ class Forward:
         size = len(graph.nodes)
         count = max(1, min(checkpoint, size - graph.inputs))
         self.borders = [graph.inputs + (size - graph.inputs) * i // count for i in range(count + 1)]
-        self.last_use = self._last_uses()
+        last_use = self._last_uses()
+        # what a segment takes from earlier ones has to be there when it runs again
+        self.crossing = {ref for ref, last in last_use.items() if self.segment_of(ref.node) != self.segment_of(last)}
+        steps = [step for plan in self.plans for step in plan.steps.values() if step.split]
+        apart = [step for step in steps if self.segment_of(step.core.index) != self.segment_of(step.node.index)]
+        self.crossing_sums = {step.core.index for step in apart}
         self.inputs = {Ref(place): value for place, value in enumerate(inputs)}
         self.values: dict[Any, Tensor] = dict(self.inputs)
         self.present = -1  # the segment whose inner tensors are there
@@ -97,11 +102,11 @@ class Forward:
                 if ref in self.always or ref in self.inputs:
                     continue
                 read_later = reads.get(ref, -1) > node.index
-                kept = (final and ref in self.saved) or self.last_use.get(ref, -1) >= high
+                kept = (final and ref in self.saved) or ref in self.crossing
                 if not read_later and not kept:
                     values.pop(ref, None)
         if not final:
-            for index in self.splits & set(range(low, high)):
+            for index in self.splits.intersection(range(low, high)) - self.crossing_sums:
                 del values["sum", index]
         self.present = segment
 

@@ -12,7 +12,7 @@ import torch
 
 from relevance_assets.relevance.canonizers import WEIGHTED, Folds, find_folds
 from relevance_assets.relevance.composites import Composite, Place, Plain
-from relevance_assets.relevance.graph import Graph, Node, Ref, UnknownOperation
+from relevance_assets.relevance.graph import Graph, Node, Ref, outputs
 from relevance_assets.relevance.operations import MOVES, Weighted, is_computed
 from relevance_assets.relevance.rules import Epsilon, Gamma, Rule, WeightedRule
 from relevance_assets.relevance.structure import gate_of, needs
@@ -78,11 +78,14 @@ class Plan:
         By the index of the node where relevance arrives.
     folds
         Where batch norms went.
+    unknown
+        Operations without rule that relevance reaches.
     """
 
     target: Ref
     steps: dict[int, Step]
     folds: Folds
+    unknown: list[Node] = field(default_factory=list)
 
     @property
     def saved(self) -> set[Ref]:
@@ -91,22 +94,19 @@ class Plan:
 
 
 def make_plan(graph: Graph, composite: Composite, target: Ref, *, masked: bool = False) -> Plan:
-    """Rules for all operations that relevance from `target` reaches; `masked`: there will be a mask.
-
-    Raises
-    ------
-    UnknownOperation
-        If one of them has none.
-    """
+    """Rules for all operations that relevance from `target` reaches; `masked`: there will be a mask."""
     folds = find_folds(graph, composite.fold)
     reached = {target.node}
     steps: dict[int, Step] = {}
+    unknown: list[Node] = []
     places = weighted_places(graph, target)
     for node in reversed(graph.nodes):
         if node.index not in reached or node.op is None:
             continue
         if node.kind == "unknown":
-            raise UnknownOperation(explain_unknown(node))
+            unknown.append(node)
+            reached |= {ref.node for ref in node.refs}  # what else would be in the way
+            continue
         core = graph.nodes[folds.left[node.index]] if node.index in folds.left else node
         step = Step(node, core, rule_for(composite, core, places, folds))
         if isinstance(step.rule, WeightedRule):
@@ -118,11 +118,11 @@ def make_plan(graph: Graph, composite: Composite, target: Ref, *, masked: bool =
             operands = receivers(graph, node, step.rule)
         steps[node.index] = step
         reached |= {ref.node for ref in operands}
-    plan = Plan(target, steps, folds)
+    plan = Plan(target, steps, folds, unknown)
     zero: dict[Ref, bool] = {target: False}
     for step in steps.values():
         relu = step.output if step.output is not None and step.output.node != step.node.index else None
-        step.vanishing = relu is not None and _vanishes(graph, plan, relu, zero)
+        step.vanishing = relu is not None and relu.node in steps and _vanishes(graph, plan, relu, zero)
         step.nonnegative = step.weighted is not None and _nonnegative(graph, step.source)
     return plan
 
@@ -146,7 +146,8 @@ def _multiplies(graph: Graph, plan: Plan, ref: Ref, index: int, known: dict[Ref,
         return True
     unchanged = step.node.kind in ("move", "scale") or step.node.name == "aten.relu"
     if unchanged or (step.node.kind == "max_pool" and step.rule.rule == "winner"):
-        return _vanishes(graph, plan, Ref(index), known) and len(step.node.shapes) <= 2
+        made = outputs(step.node)[:1] if step.node.kind == "max_pool" else outputs(step.node)
+        return all(_vanishes(graph, plan, result, known) for result in made)
     return False
 
 
@@ -216,7 +217,7 @@ def _weighted(graph: Graph, folds: Folds, step: Step, places: dict[int, Place]) 
     if reads:
         step.output = Ref(step.node.index)
         readers = graph.readers(step.output)
-        if len(readers) == 1 and graph.nodes[readers[0]].name == "aten.relu":
+        if len(readers) == 1 and graph.nodes[readers[0]].name == "aten.relu" and not rule.relative:
             step.output = Ref(readers[0])
         step.saved.append(step.output)
 

@@ -156,6 +156,8 @@ def per_sample(values: Tensor, samples: int) -> Tensor:
 def mean_size(total: Tensor, samples: int) -> Tensor:
     """Mean absolute value per sample, laid out to broadcast to `total`, whose rows go by sample."""
     mean = total.reshape(samples, -1).abs().mean(1)
+    if total.shape[0] % samples:  # samples beside channels, as instance norms have them
+        return mean.repeat_interleave(total.numel() // samples).view(total.shape)
     return mean.repeat_interleave(total.shape[0] // samples).view(-1, *(1,) * (total.ndim - 1))
 
 
@@ -389,7 +391,10 @@ class AlphaBeta(WeightedRule):
             yield Share(-self.beta, _parts(layer, "negative", "positive"), total, bias, owned=True)
 
     def _rest(self, layer: Layer, positive: Tensor, relevance: Tensor) -> Tensor:
-        """sum z-: as sum z - sum z+, which spares a convolution, unless its rounding would move relevance."""
+        """sum z-: as sum z - sum z+, which spares a convolution, unless its rounding would move relevance.
+
+        A rest below the rounding of sum z+ counts as none; the account has its relevance under `dead`.
+        """
         rest = (layer.contributions() - positive).clamp(max=0)
         size = relevance.abs().amax(0)
         doubt = (size * positive / rest.abs().clamp(min=torch.finfo(rest.dtype).tiny)).masked_fill(rest == 0, 0).sum()
@@ -463,6 +468,10 @@ class Box(WeightedRule):
     bias: Bias = "drop"
     splits: ClassVar[bool] = True
     first_only: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if bool((torch.as_tensor(self.low) > torch.as_tensor(self.high)).any()):
+            raise ValueError(f"composite: box needs low <= high, not {self.low!r}, {self.high!r}")
 
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
         low, high = layer.bounds(self.low, self.high)
