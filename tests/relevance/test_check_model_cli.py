@@ -195,7 +195,7 @@ def test_a_class_or_a_network_is_a_factory_too(nets, name):
 
 
 def test_composites_by_name_and_as_yaml(nets):
-    assert "epsilon(relative=True, epsilon=0.01)" in ask(
+    assert "epsilon(relative=True, epsilon=0.1)" in ask(
         "own_nets:small", "--shape", "1,1,4,4,4", "--composite", "epsilon"
     )
     rules = "layers:\n- {kind: convolution, rule: gamma, gamma: 0.5}\nfold: []\n"
