@@ -4,6 +4,8 @@ Belongs here: which batch norm goes where, and that contributions + bias are the
 values of rules (`test_rules.py`), whole networks (`tests/oracles/test_dense_networks.py`).
 """
 
+import itertools
+
 import pytest
 import torch
 from conftest import randomise
@@ -214,37 +216,48 @@ EXACT = {
 CASES = [case if hasattr(case, "marks") else pytest.param(*case) for case in EXACT.values()]
 
 
+def constant(model, x):
+    """What the network would say of an input without contributions: d behind a leading batch norm, else 0."""
+    if not isinstance(model[0], nn.modules.batchnorm._BatchNorm):
+        return model(torch.zeros_like(x))
+    held = nn.Sequential(
+        *itertools.takewhile(lambda m: isinstance(m, nn.ReLU | nn.modules.batchnorm._BatchNorm), model)
+    )
+    norm = [module for module in held if not isinstance(module, nn.ReLU)][-1]
+    scale = (norm.running_var + norm.eps).rsqrt() * (norm.weight if norm.affine else 1.0)
+    d = (norm.bias if norm.affine else 0.0) - norm.running_mean * scale
+    if isinstance(held[-1], nn.ReLU):
+        d = torch.where(scale == 0, d.clamp(min=0), d)
+    return model[len(held) :](d.view(1, -1, *(1,) * (x.ndim - 2)).expand(x.shape))
+
+
 @pytest.mark.parametrize(("layers", "shape"), CASES, ids=EXACT)
 @pytest.mark.parametrize("statistics", ["as trained", "gammas 0"])
 def test_contributions_and_bias_are_the_unfolded_output(layers, shape, statistics):
-    """Output by output: means, variances and scales of both signs, scales of 0."""
+    """Output by output: means, variances and scales of both signs, scales of 0.
+
+    Where the relevance put in is the output, its shares are the contributions and the bias.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(*layers)
-    norms = [module for module in model if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if norms[0].affine:
+    if next(module for module in model if isinstance(module, nn.modules.batchnorm._BatchNorm)).affine:
         model = randomise(model, last_scale=0.0 if statistics == "gammas 0" else -0.6)
     model = model.double().eval()
     x = torch.randn(2, *shape).double()
-    z = model(x).detach()
+    with torch.no_grad():
+        z, bias = model(x), constant(model, x)
     places = [torch.unravel_index(torch.tensor(k), z.shape[1:]) for k in {0, 1, z[0].numel() // 2, z[0].numel() - 1}]
-    starts = []
-    for place in places:
-        start = torch.zeros_like(z)
+    starts = [torch.zeros_like(z) for _ in places]
+    for start, place in zip(starts, places, strict=True):
         start[(slice(None), *place)] = z[(slice(None), *place)]
-        starts.append(start)
-    for rule in ("epsilon", "alpha_beta"):
-        entry = {"rule": rule} | ({"epsilon": 0.0} if rule == "epsilon" else {"stabiliser": 0.0})
-        for found, start in zip(
-            explain(model, x, [{"kind": kind, **entry} for kind in ("convolution", "linear")], starts),
-            starts,
-            strict=True,
-        ):
-            torch.testing.assert_close(found.output, z, rtol=1e-12, atol=1e-14)
-            rows = found.ledger.filter(found.ledger["kind"].is_in(["convolution", "linear"]))
-            assert rows.height == 2
-            assert rows["relevance_in"].to_list() == start.flatten(1).sum(1).tolist()
-            assert rows["unexplained"].abs().max() <= 1e-12 * z.abs().max().item()
-            assert rows["stabiliser"].abs().max() == 0
+    for found, place in zip(explain(model, x, [{"rule": "epsilon", "epsilon": 0.0}], starts), places, strict=True):
+        torch.testing.assert_close(found.output, z, rtol=1e-12, atol=1e-14)
+        rows = found.ledger.filter(found.ledger["kind"].is_in(["convolution", "linear"]))
+        expected, size = bias[(slice(None), *place)], z.abs().max().item()
+        contributions = z[(slice(None), *place)] - expected
+        assert rows["bias"].to_list() == pytest.approx(expected.tolist(), rel=0, abs=1e-12 * size)
+        assert rows["relevance_out"].to_list() == pytest.approx(contributions.tolist(), rel=0, abs=1e-12 * size)
+        assert rows["unexplained"].abs().max() <= 1e-12 * size
 
 
 def test_every_batch_norm_of_those_was_folded():

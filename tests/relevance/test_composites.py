@@ -129,13 +129,11 @@ def test_what_is_not_known_is_refused_in_one_line(composite, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="all rules are offered, whatever the kind")
 def test_only_rules_that_the_kind_has_are_offered():
     with pytest.raises(ValueError, match="no rule 'gamma' for max_pool; choose one of proportional, winner"):
         explain(network(), X, [{"kind": "max_pool", "rule": "gamma"}])
 
 
-@pytest.mark.xfail(strict=True, reason="types are not looked at")
 @pytest.mark.parametrize(
     "composite",
     [

@@ -464,9 +464,6 @@ def test_batch_statistics_are_refused_by_name():
         explain(model.double(), IMAGE)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=UnknownOperation, reason="constants in the shape of a computed tensor are unknown"
-)
 @pytest.mark.parametrize(
     "made",
     [lambda x: x.new_ones(2, 4), torch.ones_like, lambda x: torch.full_like(x, 1.0), lambda x: x.new_full((2, 4), 1.0)],

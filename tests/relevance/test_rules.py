@@ -141,7 +141,6 @@ def test_a_relative_stabiliser_is_in_units_of_the_mean_output():
     assert lost["stabiliser"] == near(0.3 / 4.3 + 0.3 / 2.3)
 
 
-@pytest.mark.xfail(strict=True, reason="the mean is that of the ReLU's output, where one follows")
 def test_a_relative_stabiliser_does_not_depend_on_what_comes_behind():
     """The same layer with a ReLU behind it, which hides z = -2."""
     layer = nn.Linear(1, 2, bias=False)
@@ -161,6 +160,19 @@ def test_z_plus_holds_negative_inputs_times_negative_weights():
     assert result[0] == near([0.25, 0.75, 0])
     (result,), lost = spread(rule, dense(1.0, -1.0, bias=9.0), [[1.0]], [[-2.0, 1]])
     assert (result, lost["dead"]) == ([[0, 0]], 1)
+
+
+@pytest.mark.xfail(strict=True, reason="what is padded with has no part in denominators, whatever it is")
+@pytest.mark.parametrize("rule", ["epsilon", "z_plus"])
+def test_padding_with_a_value_is_a_bias(rule):
+    """A pad of -1 under a weight of -3 is half of the output, though a ReLU came before."""
+    conv = nn.Conv1d(1, 1, 2, bias=False)
+    conv.weight.data = torch.tensor([[[-3.0, 3.0]]])
+    entry = {"rule": rule} | ({"stabiliser": 0.0} if rule == "z_plus" else {"epsilon": 0.0})
+    network = Call(lambda conv, x: conv(F.pad(torch.relu(x), (1, 0), value=-1.0)), conv)
+    (result,), lost = spread(entry, network, [[[1.0]]], [[[1.0]]])
+    assert flat(result) == near([0.5])
+    assert lost["bias"] == near(0.5)
 
 
 @pytest.mark.parametrize(("bias", "share"), [(4.0, 4 / 12), (-4.0, 0)])
