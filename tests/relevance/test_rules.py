@@ -214,22 +214,15 @@ def test_alpha_beta_where_one_sign_is_missing():
     assert lost["dead"] == near(-1)
 
 
-@pytest.mark.parametrize(
-    "small",
-    [
-        1e-7,
-        pytest.param(
-            1e-9, marks=pytest.mark.xfail(strict=True, reason="a difference rounded to exactly 0 is taken for one")
-        ),
-    ],
-)
-def test_alpha_beta_on_a_convolution_keeps_small_rests(small):
-    """z- = -1e-9 beside z+ = 1e9: the difference of sums has no digit of it left."""
+@pytest.mark.parametrize(("small", "share"), [(1e-7, -1), (1e-9, 0)])
+def test_alpha_beta_on_a_convolution_keeps_small_rests(small, share):
+    """z- = -1e-7 beside z+ = 1e9, whose difference has few digits of it; what is below its last digit is dead."""
     conv = nn.Conv1d(2, 1, 1, bias=False)
     conv.weight.data = torch.tensor([1e9, -small], dtype=torch.float64).view(1, 2, 1)
     rule = {"rule": "alpha_beta", "stabiliser": 0.0}
-    (result,), _ = spread(rule, conv, [[[1.0]]], [[[1.0], [1.0]]])
-    assert flat(result) == near([2, -1], 1e-9)
+    (result,), lost = spread(rule, conv, [[[1.0]]], [[[1.0], [1.0]]])
+    assert flat(result) == near([2, share], 1e-9)
+    assert lost["dead"] == near(-1 - share)
 
 
 @pytest.mark.parametrize(("bias", "total"), [(-1.0, 3.0), (-9.0, -5.0)])
