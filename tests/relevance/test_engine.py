@@ -548,6 +548,30 @@ def test_a_batch_gives_what_singles_give(name):
         same_ledgers(batch.ledger.filter(sample=sample), alone.ledger)
 
 
+@pytest.mark.xfail(strict=True, reason="axis 0 is taken for the batch")
+@pytest.mark.parametrize("first", [True, False], ids=["batch first", "sequence first"])
+@pytest.mark.parametrize("name", ["epsilon", "attention", "z_plus"])
+def test_networks_that_put_the_batch_elsewhere(name, first):
+    """torch's attention has sequences first inside, whatever it is given."""
+    torch.manual_seed(0)
+    inner, last = nn.TransformerEncoderLayer(8, 2, 16, batch_first=first), nn.Linear(8, 1)
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.last = inner, last
+
+        def forward(self, x):
+            return self.last(self.inner(x).mean(1)) if first else self.last(self.inner(x.transpose(0, 1)).mean(0))
+
+    model, x = Tokens().double().eval(), torch.randn(2, 3, 8).double()
+    batch = explain(model, x, name)
+    for sample in range(2):
+        alone = explain(model, x[sample : sample + 1], name)
+        torch.testing.assert_close(batch.relevance[sample], alone.relevance[0], rtol=1e-10, atol=1e-12)
+        assert batch.ledger.filter(sample=sample)["unexplained"].abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("segments", [1, 2, 3, 7, 1000])
 @pytest.mark.parametrize("name", ["epsilon", "gamma_box", "alpha_beta", "disability"])
 def test_checkpoints_change_no_bit(name, segments):

@@ -33,6 +33,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:sample .* is unexplained:Runtime
 
 
 # ------------------------------------------------------------------------------------------------------------- checks
+CHECKS: list[Callable[[], None]] = []
+
+
+def check(function):
+    """The function below is a check: it fails with an AssertionError."""
+    CHECKS.append(function)
+    return function
+
+
 class Call(nn.Module):
     """A function of modules and inputs as a network."""
 
@@ -87,6 +96,7 @@ ZERO = {"rule": "epsilon", "epsilon": 0.0}
 EXACT = {"stabiliser": 0.0}
 
 
+@check
 def epsilon():
     """z = 4 - 1."""
     found = ask(dense([1.0, 1.0], bias=[-1.0]), [[[1.0, 3.0]]], [EPSILON], [[1.0]])
@@ -94,16 +104,19 @@ def epsilon():
     same(found.ledger["stabiliser"][0], 0.1 / 3.1)
 
 
+@check
 def sign_of_nothing():
     found = ask(dense([1.0, -1.0]), [[[1.0, 1.0]]], [EPSILON], [[1.0]])
     same(found.relevance[0], [10, -10])
 
 
+@check
 def sign_below_zero():
     found = ask(dense([1.0, -1.0]), [[[1.0, 3.0]]], [EPSILON], [[1.0]])
     same(found.relevance[0], [-1 / 2.1, 3 / 2.1])
 
 
+@check
 def relative_size():
     """Mean |z| of each sample: 3 and 30."""
     rule = EPSILON | {"relative": True}
@@ -111,12 +124,14 @@ def relative_size():
     same(found.relevance[0], [4 / 4.3, 40 / 43])
 
 
+@check
 def bias_in_the_ledger():
     found = ask(dense([1.0, 1.0], bias=[-1.0]), [[[1.0, 3.0]]], [EPSILON], [[1.0]])
     same(found.ledger["bias"][0], -1 / 3.1)
     same(found.ledger["unexplained"][0], 0)
 
 
+@check
 def z_plus():
     """z = (2, 6, -2), and of the bias -9 nothing."""
     rule = {"rule": "z_plus", **EXACT}
@@ -124,12 +139,14 @@ def z_plus():
     same(found.relevance[0], [0.25, 0.75, 0])
 
 
+@check
 def alpha_beta():
     rule = {"rule": "alpha_beta", "alpha": 3, "beta": 2, **EXACT}
     found = ask(dense([1.0, -1.0, 2.0], bias=[-3.0]), [[[2.0, -6, -1]]], [rule], [[1.0]])
     same(found.relevance[0], [0.75, 2.25, -2 * 2 / 5])
 
 
+@check
 def gamma():
     """z = 6 - 2 = 4 above 0, 2 - 6 = -4 below: the sign of the output is favoured."""
     rule = {"rule": "gamma", **EXACT}
@@ -139,11 +156,13 @@ def gamma():
     same(found.relevance[0], [2 / -5.5, -7.5 / -5.5])
 
 
+@check
 def box():
     found = ask(dense([-0.4, -0.4, 0.6]), [[[0, 1, 0.5]]], [{"rule": "box", **EXACT}], [[1.0]])
     same(found.relevance[0], [4 / 7, 0, 3 / 7])
 
 
+@check
 def box_twice():
     """Two pairs of bounds in one explainer, and each again."""
     explainer = Explainer(dense([1.0, -2.0]))
@@ -157,12 +176,14 @@ def box_twice():
             same(explainer.several(x, [([rule], start)])[0].relevance, parts / parts.sum())
 
 
+@check
 def flat_at_the_border():
     """Three voxels under a kernel of three, of which the outer outputs see two: padding is no input."""
     found = ask(conv(1.0, 1.0, 1.0, padding=1), [[[[5.0, 0.0, 1.0]]]], [{"rule": "flat", **EXACT}], [[[2.0, 3.0, 2.0]]])
     same(found.relevance[0], [2, 3, 2])
 
 
+@check
 def replicated_border():
     """x = (1, 2): outputs 1 + 1 + 2 and 1 + 2 + 2; copies count for the voxel that was copied."""
     layer = conv(1.0, 1.0, 1.0, padding=1, padding_mode="replicate")
@@ -170,11 +191,13 @@ def replicated_border():
     same(found.relevance[0], [3, 6])
 
 
+@check
 def first_match():
     composite = [{"place": "first", "rule": "flat", **EXACT}, {"rule": "gamma", **EXACT}]
     same(ask(dense([1.0, 3.0]), [[[1.0, 1.0]]], composite, [[1.0]]).relevance[0], [0.5, 0.5])
 
 
+@check
 def order_of_execution():
     """Flat in the layer that runs first, which is declared last."""
     network = Call(lambda second, first, x: second(first(x)), dense([1.0]), dense([1.0, 3.0]))
@@ -182,6 +205,7 @@ def order_of_execution():
     same(ask(network, [[[1.0, 1.0]]], composite, [[1.0]]).relevance[0], [0.5, 0.5])
 
 
+@check
 def batch_norm_left():
     """w = 2, b = 1, then gamma -4, variance 3 + 1: scale -2, shift 5 + 2 * 3; x = 1 gives -4 - 2 + 11 = 5."""
     found = ask(nn.Sequential(dense([2.0], bias=[1.0]), batch_norm(-4, 5, 3, 3)), [[[1.0]]], [ZERO], [[5.0]])
@@ -189,6 +213,7 @@ def batch_norm_left():
     same(found.ledger["bias"][0], 9)
 
 
+@check
 def batch_norm_right():
     """c = -1, d = 1.5: x = 1 has c T(x) = -1; x = 2 is held at -1.5, and relevance passes."""
     network = nn.Sequential(batch_norm(-2, 1, 0.5, 3), nn.ReLU(), dense([-2.0]))
@@ -199,6 +224,7 @@ def batch_norm_right():
     same(found.ledger.filter(layer="2")["bias"][0], -3)
 
 
+@check
 def batch_norm_before_zeros():
     """d = 2 under three ones: 4 at the ends, 6 in the middle."""
     network = nn.Sequential(batch_norm(1, 2, 0, 0), nn.ReLU(), conv(1.0, 1.0, 1.0, padding=1))
@@ -211,11 +237,13 @@ def batch_norm_before_zeros():
         same(found.relevance[0].sum(), z[0][place] - bias)
 
 
+@check
 def first_of_equals():
     found = ask(nn.MaxPool1d(4), [[[[1.0, 3, 3, 2]]]], [], [[[7.0]]])
     same(found.relevance[0], [0, 7, 0, 0])
 
 
+@check
 def gate():
     """The sigmoid's part is the gate, wherever it stands."""
     for product in (lambda s, g: s * torch.sigmoid(g), lambda s, g: torch.sigmoid(g) * s):
@@ -224,23 +252,27 @@ def gate():
         same(found.relevance[1], 0)
 
 
+@check
 def proposed_product():
     found = ask(torch.mul, [[[0.5, -0.25, 0]], [[0.5, 0.75, 0.2]]], [{"kind": "product", "rule": "proposed"}],
                 [[1.0, -2, 3]])  # fmt: skip
     same(found.relevance[0], [0.5, -0.5, 0])
 
 
+@check
 def addition():
     found = ask(lambda a, b: a + b, [[[1.0, 4.0]], [[2.0, -2.0]]], [{"kind": "add", **ZERO}], [[6.0, 1.0]])
     same(found.relevance[0], [2, 2])
 
 
+@check
 def skip():
     """Both readers of a tensor send relevance back: x + 3 x."""
     network = Call(lambda layer, x: x + layer(x), dense([3.0]))
     same(ask(network, [[[2.0]]], [ZERO], [[8.0]]).relevance[0], 8)
 
 
+@check
 def skip_around_a_relu():
     """z = -2 and ReLU(z) of one convolution: what the ReLU reads is read by the sum too."""
     network = Call(lambda layer, x: (lambda z: z + torch.relu(z) + 5)(layer(x)), conv(-2.0))
@@ -249,6 +281,7 @@ def skip_around_a_relu():
     same(found.ledger.filter(kind="add")["bias"].sum(), 5)
 
 
+@check
 def units_that_are_off():
     """Relevance on an output that the ReLU behind it hides: z = 2 and -4."""
     network = nn.Sequential(dense([2.0, 0.0], [0.0, -4.0]), nn.ReLU(), dense([1.0, 1.0]))
@@ -256,6 +289,7 @@ def units_that_are_off():
     same(ask(network, [[[1.0, 1.0]]], composite, [[2.0]]).relevance[0], [2 / 2.1, 4 / 4.1])
 
 
+@check
 def several_rules():
     """Weights of one rule are not those of the next, nor one start's relevance another's."""
     explainer = Explainer(dense([1.0, -2.0], bias=[3.0]))
@@ -266,18 +300,21 @@ def several_rules():
         same(one.relevance, expected)
 
 
+@check
 def inner_start():
     network = nn.Sequential(dense([1.0, 2.0], [3.0, 4.0]), nn.ReLU(), dense([1.0, 1.0]))
     found = ask(network, [[[1.0, 1.0]]], [ZERO], Inner("0", index=1))
     same(found.relevance[0], [3, 4])
 
 
+@check
 def mask():
     inside = torch.tensor([True, True, False])
     found = ask(conv(1.0, 1.0, 1.0), [[[[1.0, 2, 5]]]], [ZERO], [[[6.0]]], mask=inside)
     same(found.relevance[0], [2, 4, 0])
 
 
+@check
 def permuted():
     """Three axes, so that a permutation is not its own inverse."""
     x = torch.arange(1.0, 7.0).view(1, 1, 2, 3)
@@ -285,28 +322,33 @@ def permuted():
     same(found.relevance[0], x)
 
 
+@check
 def softmax():
     x = torch.tensor([[2.0, 1, 3]]).double().log()
     found = ask(nn.Softmax(1), [x], [{"kind": "softmax", "rule": "gradient"}], [[1.0, 2, -2]])
     same(found.relevance[0], x[0] * torch.tensor([1 - 1 / 3, 2 - 1 / 6, -2 - 1 / 2], dtype=torch.float64))
 
 
+@check
 def matrix_product():
     found = ask(torch.bmm, [[[[1.0, 2]]], [[[3.0], [4]]]], [{"kind": "matmul", "rule": "half", "epsilon": 0.0}],
                 [[[22.0]]])  # fmt: skip
     same(found.relevance[0], [3, 8])
 
 
+@check
 def averages():
     rule = {"kind": "average", "rule": "z_plus"}
     same(ask(nn.AvgPool1d(2), [[[[3.0, -1]]]], [rule], [[[6.0]]]).relevance[0], [6, 0])
 
 
+@check
 def unknown():
     with pytest.raises(ValueError, match="cumsum"):
         ask(lambda x: x.cumsum(1), [[[1.0, 2.0]]], [], [[1.0, 1.0]])
 
 
+@check
 def written_behind_its_back():
     """The memory that a view shares was written to: an error, never the old numbers."""
 
@@ -317,15 +359,6 @@ def written_behind_its_back():
 
     with pytest.raises(ValueError, match="written to under another name"):
         ask(function, [[[1.0, 2.0]]], [], [[1.0, 1.0]])
-
-
-CHECKS: tuple[Callable[[], None], ...] = (
-    epsilon, sign_of_nothing, sign_below_zero, relative_size, bias_in_the_ledger, z_plus, alpha_beta, gamma, box,
-    box_twice, flat_at_the_border, replicated_border, first_match, order_of_execution, batch_norm_left,
-    batch_norm_right, batch_norm_before_zeros, first_of_equals, gate, proposed_product, addition, skip, skip_around_a_relu,
-    units_that_are_off, several_rules, inner_start, mask, permuted, softmax, matrix_product, averages, unknown,
-    written_behind_its_back,
-)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------- faults
