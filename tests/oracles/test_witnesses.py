@@ -69,7 +69,13 @@ COMPOSITES = {
     "w square": (lambda c: everywhere(WSquare(), c), kinds({"rule": "w_square"})),
     "flat": (lambda c: everywhere(Flat(), c), kinds(FLAT)),
 }
-
+# VGG16 is large: it has zennit's own composites, and one rule everywhere.
+CASES = [
+    (name, composite)
+    for name in NETWORKS
+    for composite in COMPOSITES
+    if name != "vgg16" or composite.startswith("E") or composite in ("epsilon", "gamma", "w square")
+]
 WIDE_BOX = (
     lambda c: EpsilonGammaBox(low=-2.0, high=3.0, canonizers=c),
     kinds({"rule": "gamma", "gamma": 0.25}, EPSILON, first={"rule": "box", "low": -2.0, "high": 3.0}),
@@ -97,8 +103,7 @@ def distance(ours, theirs):
     return float((ours - theirs).norm() / theirs.norm())
 
 
-@pytest.mark.parametrize("composite", COMPOSITES)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "composite"), CASES)
 def test_zennit_says_the_same(name, composite):
     model, x, start = network(name, torch.float64)
     theirs, ours = COMPOSITES[composite]
@@ -106,8 +111,7 @@ def test_zennit_says_the_same(name, composite):
     assert distance(explain(model, x, ours, start).relevance, expected) <= 1e-10
 
 
-@pytest.mark.parametrize("composite", COMPOSITES)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "composite"), CASES)
 def test_zennit_says_the_same_in_float32(name, composite):
     """To 1e-5; where zennit's own rounding is more than that, ours is no more than zennit's."""
     model, x, start = network(name, torch.float32)
@@ -140,9 +144,9 @@ def test_zennit_says_the_same_for_any_gamma(gamma):
 
 
 def relative(z):
-    """An epsilon of 1 % of the sample's mean absolute output, as zennit takes it: the denominator for z."""
+    """An epsilon of a tenth of the sample's mean absolute output, as zennit takes it: the denominator for z."""
     scale = z.abs().mean(dim=tuple(range(1, z.ndim)), keepdim=True)
-    return z + 0.01 * scale * torch.where(z < 0, -torch.ones_like(z), 1)
+    return z + 0.1 * scale * torch.where(z < 0, -torch.ones_like(z), 1)
 
 
 @pytest.mark.parametrize("name", ["cnn1d", "cnn3d", "vgg16"])
