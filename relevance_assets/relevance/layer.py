@@ -79,11 +79,14 @@ class WeightedLayer:
         return total
 
     def contributions(self) -> Tensor:
-        kept = self.values.get(("sum", self.step.core.index))
+        name: Any = ("sum", self.step.core.index)
+        kept = self.values.get(name)
         if kept is None or self.masked or self.shifted:
             return self.apply(self.x, "plain")
         if self.step.node is self.step.core:
-            return kept
+            # without a bias it is the operation's output itself, which others may read
+            mine = self.backward.last and self.operation.bias is not None
+            return self.values.pop(name) if mine else kept.clone()
         scale, _ = affine(self.step.node)
         return kept * scale.view(-1, *(1,) * (kept.ndim - 2))
 

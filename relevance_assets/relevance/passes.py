@@ -147,6 +147,7 @@ class Backward(Context):
         self.samples = next(iter(forward.inputs.values())).shape[0]
         # relevance that has arrived at a tensor, per start; absent where there is none
         self.arrived: dict[Ref, dict[int, Tensor]] = {plan.target: dict(enumerate(starts))}
+        self.last = False
         self.ledger = Ledger(len(starts), self.samples)
 
     def value(self, ref: Ref) -> Tensor:
@@ -166,6 +167,7 @@ class Backward(Context):
 
     def run(self, *, last: bool) -> list[tuple[list[Tensor], pl.DataFrame]]:
         """Relevance of the inputs and ledger, per start; `last`: nobody needs the forward pass afterwards."""
+        self.last = last
         remaining: dict[Ref, int] = {}
         if last:
             for step in self.plan.steps.values():

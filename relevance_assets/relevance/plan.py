@@ -45,8 +45,8 @@ class Step:
     vanishing
         Whether a ReLU follows, and relevance is 0 wherever it is off.
     output
-        Where the operation's output is read: its own, or that of the ReLU behind it, which says as much wherever
-        relevance is not 0 and is kept anyway.
+        Where the operation's output is read: its own, or, if `vanishing`, that of the ReLU behind it, which says as
+        much wherever relevance is not 0 and is kept anyway.
     """
 
     node: Node
@@ -123,6 +123,8 @@ def make_plan(graph: Graph, composite: Composite, target: Ref, *, masked: bool =
     for step in steps.values():
         relu = step.output if step.output is not None and step.output.node != step.node.index else None
         step.vanishing = relu is not None and relu.node in steps and _vanishes(graph, plan, relu, zero)
+        if relu is not None and not step.vanishing:
+            step.saved[step.saved.index(relu)] = step.output = Ref(step.node.index)
         step.nonnegative = step.weighted is not None and _nonnegative(graph, step.source)
     return plan
 

@@ -115,7 +115,7 @@ class Layer(Protocol):
         """sum_i z_ki + b_k; right wherever relevance is not 0."""
 
     def contributions(self) -> Tensor:
-        """sum_i z_ki."""
+        """sum_i z_ki, in a tensor that may be written to; to be asked for once."""
 
     def bias(self, sign: int = 0) -> Tensor | None:
         """b_k, b_k+ (sign 1) or b_k- (sign -1)."""
@@ -384,10 +384,14 @@ class AlphaBeta(WeightedRule):
         positive = _sum(layer, parts := _parts(layer, "positive", "negative"), relevance)
         bias = self.kept(layer, 1)
         rest = self._rest(layer, positive, relevance) if self.beta else None
-        yield Share(self.alpha, parts, layer.add_bias(positive, bias), bias, owned=True)
+        total = layer.add_bias(positive, bias)
+        del positive
+        yield Share(self.alpha, parts, total, bias, owned=True)
+        del total
         if rest is not None:
             bias = self.kept(layer, -1)
             total = layer.add_bias(rest, bias)
+            del rest
             yield Share(-self.beta, _parts(layer, "negative", "positive"), total, bias, owned=True)
 
     def _rest(self, layer: Layer, positive: Tensor, relevance: Tensor) -> Tensor:
@@ -395,10 +399,10 @@ class AlphaBeta(WeightedRule):
 
         A rest below the rounding of sum z+ counts as none; the account has its relevance under `dead`.
         """
-        rest = (layer.contributions() - positive).clamp(max=0)
-        size = relevance.abs().amax(0)
-        doubt = (size * positive / rest.abs().clamp(min=torch.finfo(rest.dtype).tiny)).masked_fill(rest == 0, 0).sum()
-        if bool(doubt * torch.finfo(rest.dtype).eps > 1e-5 * size.sum()):
+        rest = layer.contributions().sub_(positive).clamp_(max=0)
+        # rounding of the difference, as a share of the relevance that it decides about
+        doubt = torch.div(positive, rest).masked_fill_(rest == 0, 0).mul_(relevance.abs().amax(0)).sum()
+        if bool(-doubt * torch.finfo(rest.dtype).eps > 1e-5 * relevance.abs().sum() / len(relevance)):
             return _sum(layer, _parts(layer, "negative", "positive"), relevance)
         return rest
 
@@ -481,7 +485,7 @@ class Box(WeightedRule):
                 f"the box rule needs inputs in [{float(low.min()):g}, {float(high.max()):g}], given "
                 f"[{float(layer.x.min()):g}, {float(layer.x.max()):g}]; scale them, or give the rule other bounds"
             )
-        total = layer.contributions().clone()
+        total = layer.contributions()
         for bound, weight in ((low, "positive"), (high, "negative")):
             if bool(bound.any()):
                 # the rule lives as long as what is kept under its own bound's identity
