@@ -108,9 +108,9 @@ def _measure(case: Mapping[str, Any]) -> float:
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         prepare()(x)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
     before = _resident()[0]
     prepare()(x)
     return _resident()[1] - before

@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,14 @@ def run_case(case: Row, options: argparse.Namespace) -> list[Row]:
     x = engines.image(*case["shape"], signed=case["signed"]).to(options.device)
     case = {**case, "index": int(model(x).abs().argmax())}
     unit = made("unit", model, None, case)
-    unit_flops, rows = measure.flops(lambda: unit(x)), []
+    unit_flops, rows = measure.flops(partial(unit, x)), []
     for rule in RULES:
         calls = {"unit": unit}
         for engine in ENGINES:
             if engines.has(engine, rule, case["network"], case["fold"]):
                 calls[engine] = made(engine, model, rule, case)
         row: Row = {**case, "rule": rule, "unit_flops": unit_flops}
-        bound = {engine: bind(call, x) for engine, call in calls.items()}
+        bound = {engine: partial(call, x) for engine, call in calls.items()}
         for call in bound.values():
             call()
         row["flops"] = {engine: measure.flops(call) / unit_flops for engine, call in bound.items()}
@@ -113,10 +114,10 @@ def sharing(size: int, options: argparse.Namespace) -> list[Row]:
     for rule in RULES:
         explainer = Explainer(model, engines.composite(RULES[rule]))
         one, classes = x[:1], list(range(STARTS))
-        calls: dict[str, Callable[[], Any]] = {
-            "one": lambda e=explainer, one=one: e(one, 0),
-            "classes": lambda e=explainer, one=one, classes=classes: e(one, classes),
-            "batch": lambda e=explainer: e(x, 0),
+        calls = {
+            "one": partial(explainer, one, 0),
+            "classes": partial(explainer, one, classes),
+            "batch": partial(explainer, x, 0),
         }
         for call in calls.values():
             call()
@@ -144,10 +145,6 @@ def sharing(size: int, options: argparse.Namespace) -> list[Row]:
 def distance(ours: Tensor, theirs: Tensor) -> float:
     """Largest absolute difference, relative to the largest relevance."""
     return float((ours - theirs).abs().max() / theirs.abs().max())
-
-
-def bind(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
-    return lambda: call(x)
 
 
 def say(text: str) -> None:
