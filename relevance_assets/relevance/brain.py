@@ -29,14 +29,16 @@ class Inside:
     graph
         Of the network.
     mask : (B, 1, spatial) bool
-        Of the first input; other inputs of the same spatial shape have it too. None: all voxels are inside, and only
-        what the network pads with constants is not.
+        Of the first input; other inputs of the same spatial shape have it too. None: all voxels are inside.
     device
         Of the inputs.
+    padding
+        Follow instead, through moves alone, where the network's own constant padding is: it is nobody's input to rules
+        that count inputs (`flat`, `w_square`, a spread bias), though it has its part in denominators.
     """
 
-    def __init__(self, graph: Graph, mask: Tensor | None, device: torch.device) -> None:
-        self.graph, self.device, self.masked = graph, device, mask is not None
+    def __init__(self, graph: Graph, mask: Tensor | None, device: torch.device, *, padding: bool = False) -> None:
+        self.graph, self.device, self.masked, self.padding = graph, device, mask is not None, padding
         self.known: dict[Ref, Tensor | None] = {}
         for node in graph.nodes[: graph.inputs]:
             fits = mask is not None and node.shape[2:] == mask.shape[2:]
@@ -52,7 +54,9 @@ class Inside:
     def _follow(self, node: Node, ref: Ref) -> Tensor | None:
         masks = [self.at(source) for source in node.refs]
         shape = self.graph.nodes[ref.node].shapes[ref.output]
-        if node.name == "aten.constant_pad_nd":
+        if self.padding and node.kind != "move":
+            return None
+        if node.name == "aten.constant_pad_nd" and (self.padding or masks[0] is not None):
             return functional.pad(self._full(node.refs[0]), node.args[1], value=False)
         if all(mask is None for mask in masks):
             return None

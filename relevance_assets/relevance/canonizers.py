@@ -108,7 +108,7 @@ def _ends(graph: Graph, ref: Ref, path: list[Ref], *, behind_relu: bool) -> list
             ends.append(index)
             continue
         if (name == "relu" and not behind_relu and graph.nodes[ref.node].kind == "batch_norm") or (
-            node.kind in ("move", "average") and len(node.shapes) == 1 and len(node.refs) == 1
+            node.kind in ("move", "average") and len(node.shapes) == 1 and is_computed(node.args[0])
         ):
             further = _ends(graph, Ref(index), path, behind_relu=True)
         else:

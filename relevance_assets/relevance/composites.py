@@ -35,6 +35,8 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from relevance_assets.relevance.rules import (
     AlphaBeta,
     Box,
@@ -225,6 +227,10 @@ def _check(key: str, value: Any) -> None:
     if key in ("epsilon", "stabiliser", "at_zero", "gamma", "alpha", "beta") and not numeric:
         hint = " (YAML reads 1e-8 as text; write 1.0e-8)" if isinstance(value, str) else ""
         raise ValueError(f"composite: {key} must be a number, not {value!r}{hint}")
+    if numeric and value != value:
+        raise ValueError(f"composite: {key} is not a number")
+    if key in ("low", "high") and not isinstance(value, int | float | Tensor):
+        raise ValueError(f"composite: {key} must be a number or a tensor, not {value!r}")
     if key in ("stabiliser", "at_zero") and value < 0:
         raise ValueError(f"composite: {key} must not be negative, given {value!r}")
 
@@ -263,6 +269,8 @@ def composite_of(given: Any) -> Composite:
         if given not in COMPOSITES:
             raise ValueError(f"composite {given!r} is not known; choose one of {', '.join(sorted(COMPOSITES))}")
         return COMPOSITES[given]
+    if isinstance(given, Mapping) and "method" in given:
+        raise ValueError(f"no baseline is called {given['method']!r}; docs/relevance.md lists them")
     if isinstance(given, Mapping):
         _known("of a composite", given, {"layers", "bias", "fold", "name"})
         entries, bias = given.get("layers", []), given.get("bias", "keep")
@@ -294,7 +302,7 @@ def _conv(rule: str, **options: Any) -> dict[str, Any]:
 
 
 def _first(rule: str, **options: Any) -> dict[str, Any]:
-    return {"place": "first", "rule": rule, **options}
+    return {"kind": "convolution", "place": "first", "rule": rule, **options}
 
 
 EPSILON = {"rule": "epsilon", "epsilon": 0.1, "relative": True}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -24,6 +24,7 @@ from relevance_assets.relevance.canonizers import affine
 from relevance_assets.relevance.composites import Composite, composite_of
 from relevance_assets.relevance.graph import Ref, UnknownOperation, capture, steady
 from relevance_assets.relevance.ledger import warn_of_leaks
+from relevance_assets.relevance.operations import MOVES
 from relevance_assets.relevance.others import by_baseline, by_zennit, is_baseline, is_zennit
 from relevance_assets.relevance.passes import Backward, Forward, Traced
 from relevance_assets.relevance.plan import Plan, Step, explain_unknown, make_plan
@@ -138,6 +139,8 @@ class Explainer:
         self.device = torch.device(device if device is not None else "cpu" if first is None else first.device)
         self.model = copy.deepcopy(model).to(self.device, self.dtype).eval().requires_grad_(False)
         self.composite = composite if is_zennit(composite) or is_baseline(composite) else composite_of(composite)
+        if not isinstance(checkpoint, int) or checkpoint < 0:
+            raise ValueError(f"checkpoint is a number of segments, not {checkpoint!r}")
         self.output, self.checkpoint = output, checkpoint
         self.traced: dict[Any, Traced] = {}
         self.weights: dict[Any, tuple[Tensor, list[Tensor]]] = {}
@@ -174,6 +177,8 @@ class Explainer:
     ) -> list[Explanation]:
         """Explanations of one batch by several composites and starts; they share one forward pass."""
         given, pack = self._inputs(inputs)
+        if len(given[0]) > 1 and not self._batch_first(given):
+            return self._one_by_one(inputs, wanted, mask)
         results: dict[int, Explanation] = {}
         by_rules = []
         for place, (composite, start) in enumerate(wanted):
@@ -193,8 +198,8 @@ class Explainer:
     def _inputs(self, inputs: Inputs) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:
         single = isinstance(inputs, Tensor)
         given: list[Tensor] = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-        if not given or not all(isinstance(value, Tensor) for value in given):
-            raise ValueError("inputs must be a tensor or a sequence of tensors")
+        if not given or not all(isinstance(value, Tensor) and value.ndim for value in given):
+            raise ValueError("inputs must be a tensor or a sequence of tensors, batch first")
         if len({len(value) for value in given}) != 1:
             raise ValueError(f"inputs must have one batch size, not {[len(value) for value in given]}")
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
@@ -219,7 +224,7 @@ class Explainer:
 
     def _mask(self, mask: Tensor, image: Tensor) -> Tensor:
         spatial = image.shape[2:]
-        mask = mask.to(self.device)
+        mask = torch.as_tensor(mask).to(self.device)
         if mask.shape == spatial:
             mask = mask.expand(image.shape[0], 1, *spatial)
         if mask.shape not in ((image.shape[0], 1, *spatial), (1, 1, *spatial)):
@@ -235,6 +240,49 @@ class Explainer:
             all_of_it = size.flatten(1).sum(1)
             outside = (size * ~inside).flatten(1).sum(1) / all_of_it.masked_fill(all_of_it == 0, 1)
         return Explanation(pack(result.relevance), result.output, result.start, result.ledger, outside)
+
+    # -------------------------------------------------------------------------------------------------------- batches
+    def _batch_first(self, given: Sequence[Tensor]) -> bool:
+        """Whether every operation has its samples along axis 0, as accounts and relative stabilisers count on."""
+        many = self.trace(given).graph
+        try:
+            one = self.trace([value[:1] for value in given]).graph
+        except UnknownOperation:
+            raise
+        except ValueError:
+            return True  # a network for this batch size alone
+        if one.nodes[one.result(self.output).node].shape[:1] != (1,):
+            return True
+        if len(many.nodes) != len(one.nodes):
+            return False
+        for node, alone in zip(many.nodes, one.nodes, strict=True):
+            if node.kind in MOVES:
+                continue
+            axis = 1 if node.kind == "norm" and node.shape[0] == 1 else 0  # instance norms: samples beside channels
+            scaled = tuple(size * len(given[0]) if i == axis else size for i, size in enumerate(alone.shape))
+            if node.shape != scaled:
+                return False
+        return True
+
+    def _one_by_one(
+        self, inputs: Inputs, wanted: Sequence[tuple[Any, Start]], mask: Tensor | None
+    ) -> list[Explanation]:
+        """Sample by sample, for networks that move the batch to another axis."""
+        parts = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+
+        def of(value: Any, sample: int) -> Any:
+            if isinstance(value, Inner) and value.values is not None:
+                return replace(value, values=value.values[sample : sample + 1])
+            return value[sample : sample + 1] if isinstance(value, Tensor) else value
+
+        found = []
+        for sample in range(len(parts[0])):
+            own = [part[sample : sample + 1] for part in parts]
+            starts = [(composite, of(start, sample)) for composite, start in wanted]
+            per_scan = mask is not None and mask.ndim == parts[0].ndim and len(mask) > 1
+            masked = mask[sample : sample + 1] if mask is not None and per_scan else mask
+            found.append(self.several(own[0] if isinstance(inputs, Tensor) else own, starts, masked))
+        return [merged(list(explanations)) for explanations in zip(*found, strict=True)]
 
     # ------------------------------------------------------------------------------------------------------ by rules
     def _by_rules(
@@ -288,6 +336,21 @@ class Explainer:
         return self.weights[name][0]
 
 
+def merged(found: list[Explanation]) -> Explanation:
+    """Explanations of single samples as one of their batch."""
+    ledgers = [one.ledger.with_columns(pl.col("sample") + sample) for sample, one in enumerate(found)]
+    outside = [one.share_outside for one in found if one.share_outside is not None]
+    relevance: Any = [one.relevance for one in found]
+    single = isinstance(relevance[0], Tensor)
+    return Explanation(
+        torch.cat(relevance) if single else tuple(torch.cat(parts) for parts in zip(*relevance, strict=True)),
+        torch.cat([one.output for one in found]),
+        torch.cat([one.start for one in found]),
+        pl.concat(ledgers),
+        torch.cat(outside) if outside else None,
+    )
+
+
 def start_values(value: Tensor, start: Start) -> Tensor:
     """The relevance that is put on a tensor (B, ...).
 
@@ -306,7 +369,11 @@ def start_values(value: Tensor, start: Start) -> Tensor:
     if isinstance(start, Tensor):
         if start.shape != value.shape:
             raise ValueError(f"start has shape {tuple(start.shape)}, the output {tuple(value.shape)}")
+        if not bool(torch.isfinite(start).all()):
+            raise ValueError("start holds NaN or infinite values")
         return start.to(value)
+    if start is not None and (not isinstance(start, int) or isinstance(start, bool)):
+        raise ValueError(f"start is nothing, a class number, a tensor, Inner(...), or a list of these, not {start!r}")
     single = value.ndim == 1 or value.shape[1:].numel() == 1
     if start is None:
         if single:

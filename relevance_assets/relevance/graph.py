@@ -210,19 +210,22 @@ def keep(node: Node, result: Any, values: dict[Ref, Tensor]) -> None:
 def steady() -> Iterator[None]:
     """Neither autocast, nor TF32, nor fused attention: numbers in the type asked for, operations that have rules."""
     fast = torch.backends.mha.get_fastpath_enabled()
+    cudnn: Any = torch.backends.cudnn
+    single: list[Any] = [cudnn.conv, torch.backends.cuda.matmul]
+    before = [backend.fp32_precision for backend in single]
     with ExitStack() as stack:
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
-        stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
-        tf32 = torch.backends.cuda.matmul.allow_tf32
         torch.backends.mha.set_fastpath_enabled(False)
-        torch.backends.cuda.matmul.allow_tf32 = False
+        for backend in single:
+            backend.fp32_precision = "ieee"
         try:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
-            torch.backends.cuda.matmul.allow_tf32 = tf32
+            for backend, precision in zip(single, before, strict=True):
+                backend.fp32_precision = precision
 
 
 def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
@@ -251,11 +254,44 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
     try:
         with torch.no_grad(), steady(), recorder, _Leaving(recorder):
             returned = model(*given)
+    except (UnknownOperation, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in inputs)
+        raise ValueError(f"the network refuses inputs of shape {shapes}: {str(error).splitlines()[0]}") from error
     finally:
         for handle in handles:
             handle.remove()
     structure = tree_map(lambda v: recorder.known.get(v) if isinstance(v, Tensor) else v, returned)
-    return Graph(recorder.finish(), len(inputs), structure, recorder.modules)
+    graph = Graph(recorder.finish(), len(inputs), structure, recorder.modules)
+    with torch.no_grad(), steady():
+        _check_replay(model, graph, inputs)
+    return graph
+
+
+def _check_replay(model: nn.Module, graph: Graph, inputs: Sequence[Tensor]) -> None:
+    """Whether the graph says of other inputs what the network says.
+
+    The network is run on what is different in every value and place: whatever went past the recorder, or was decided
+    by the values of the first scan, shows here.
+    """
+    others = [0.75 * (tensor.flip(-1) if tensor.ndim > 1 else tensor) for tensor in inputs]
+    refs = [value for value in tree_flatten(graph.structure)[0] if isinstance(value, Ref)]
+    said = graph.run([tensor.clone() for tensor in others], wanted=set(refs))
+    expected = [
+        value
+        for value, ref in zip(tree_flatten(model(*others))[0], tree_flatten(graph.structure)[0], strict=True)
+        if isinstance(ref, Ref)
+    ]
+    for ref, right in zip(refs, expected, strict=True):
+        if not right.is_floating_point():
+            continue
+        bound = 1e-3 if right.dtype == torch.float32 else 1e-9
+        if right.shape != said[ref].shape or (said[ref] - right).abs().max() > bound * right.abs().max():
+            raise UnknownOperation(
+                "the network does not do the same to every input: values are read out of torch, change in place behind "
+                "another name, or decide what runs; keep to tensor operations"
+            )
 
 
 class _Stale:
@@ -319,6 +355,8 @@ class _Recorder(TorchDispatchMode):
                 raise self.error(
                     func, "reads memory that was written to under another name; use out-of-place operations"
                 )
+        if not computed:
+            self.unshare(func, args)
         result = func(*args, **kwargs)
         if not computed or str(func).rpartition(".")[0] in CREATORS:
             return result
@@ -379,6 +417,20 @@ class _Recorder(TorchDispatchMode):
         for tensor in list(self.known):
             if tensor is not target and tensor.untyped_storage()._cdata == storage._cdata:
                 self.known[tensor] = _Stale()
+
+    def unshare(self, func: Any, args: tuple[Any, ...]) -> None:
+        """A constant is about to change: what recorded operations read of it stays as it was."""
+        target = self.target(func, args, {}) if hasattr(func, "_schema") else None
+        if target is None:
+            return
+        storage = target.untyped_storage()._cdata
+
+        def apart(value: Any) -> Any:
+            shared = isinstance(value, Tensor) and value.untyped_storage()._cdata == storage
+            return value.clone() if shared else value
+
+        for node in self.nodes:
+            node.args, node.kwargs = tree_map(apart, (node.args, node.kwargs))
 
     def error(self, func: Any, what: str) -> UnknownOperation:
         layer = self.stack[-1][0] if self.stack else ""

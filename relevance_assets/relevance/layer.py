@@ -36,8 +36,10 @@ class WeightedLayer:
         self.shifted = step.source in backward.plan.folds.path
         if self.shifted:
             x = x - backward.shift(step.source, x)
-        inside = backward.inside_of(step.source)
-        self._inside = None if inside is None else inside.to(x.dtype)
+        inside, unpadded = backward.inside_of(step.source), backward.padding.at(step.source)
+        both = inside if unpadded is None else unpadded if inside is None else inside & unpadded
+        self._inside = None if both is None else both.to(x.dtype)  # inputs that count
+        self.name = step.core.layer
         self.masked = False  # whether anything outside had a contribution
         if inside is not None:
             self.masked = bool((x * ~inside).any())

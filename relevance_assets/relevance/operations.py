@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 __all__ = ["MOVES", "NAMES", "Weighted", "adjoint", "is_computed", "kind_of"]
 
@@ -35,7 +35,7 @@ for _kind, _names in {
     "sum": "sum",
     "interpolate": "upsample_linear1d upsample_bilinear2d upsample_trilinear3d",
     "max_pool": "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d "
-    "adaptive_max_pool3d amax",
+    "adaptive_max_pool3d",
     "activation": "relu leaky_relu elu celu selu gelu silu mish tanh sigmoid hardtanh hardsigmoid hardswish softplus "
     "clamp clamp_min clamp_max _prelu_kernel log_sigmoid_forward rrelu threshold relu6 softshrink hardshrink",
     "softmax": "_softmax _log_softmax _safe_softmax",
@@ -53,7 +53,6 @@ NAMES = {
     "aten.addmm": "linear",
     "aten.mm": "linear",
     "aten.bmm": "matmul",
-    "aten.baddbmm": "matmul",
     "aten.native_batch_norm": "batch_norm",
     "aten.native_layer_norm": "layer_norm",
     "aten.native_group_norm": "group_norm",
@@ -97,6 +96,8 @@ def kind_of(op: Any, args: Sequence[Any], shape: Sequence[int]) -> str:
         return _batch_norm(name, args, shape)
     if name == "_prelu_kernel" and second:
         return "unknown"
+    if name in ("index", "gather", "index_select") and any(is_computed(v) for v in tree_flatten(args[1:])[0]):
+        return "unknown"  # where values come from depends on the scan
     return KINDS.get(name, "unknown")
 
 

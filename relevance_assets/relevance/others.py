@@ -57,9 +57,12 @@ def by_baseline(explainer: Explainer, given: list[Tensor], composite: Any, start
         plain = graph.run(given, wanted={result, target})
         value, output = plain[target], plain[result]
         put_in = start_values(value, start)
+        given_values = isinstance(start, Tensor) or (isinstance(start, Inner) and start.values is not None)
+        if given_values and bool(((value == 0) & (put_in != 0)).any()):
+            raise ValueError(f"{name}: relevance is put where the network says 0, which no gradient can be weighted by")
         weights = torch.where(value == 0, 0.0, put_in / value)
-        if not isinstance(start, Tensor):  # a class whose logit is exactly 0 still has a gradient
-            weights = (start_values(torch.ones_like(value), start) if start is not None else weights).round()
+        if not given_values and start is not None:  # a class whose logit is exactly 0 still has a gradient
+            weights = start_values(torch.ones_like(value), start)
 
     relus = {node.index: GuidedReLU.apply for node in graph.nodes if node.name == "aten.relu"}
     features = None
@@ -78,8 +81,11 @@ def by_baseline(explainer: Explainer, given: list[Tensor], composite: Any, start
         number = (values[target] * repeated).flatten(1).sum(1) if weights.ndim > 1 else values[target] * repeated
         return number if features is None else (number, values[features])
 
-    with steady():
-        parts = method(function, tuple(given), **options)
+    try:
+        with steady():
+            parts = method(function, tuple(given), **options)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from error
     with torch.no_grad():
         ledger = Ledger(1, samples)
         if method.completeness == "difference":

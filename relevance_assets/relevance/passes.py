@@ -144,6 +144,7 @@ class Backward(Context):
     ) -> None:
         self.explainer, self.traced, self.plan, self.forward = explainer, traced, plan, forward
         self.graph, self.inside, self.starts = traced.graph, inside, starts
+        self.padding = Inside(traced.graph, None, explainer.device, padding=True)
         self.samples = next(iter(forward.inputs.values())).shape[0]
         # relevance that has arrived at a tensor, per start; absent where there is none
         self.arrived: dict[Ref, dict[int, Tensor]] = {plan.target: dict(enumerate(starts))}
@@ -173,6 +174,7 @@ class Backward(Context):
             for step in self.plan.steps.values():
                 for ref in step.saved:
                     remaining[ref] = min(remaining.get(ref, step.node.index), step.node.index)
+        kept = self.forward.always | self.forward.crossing | set(self.forward.inputs)
         for index in sorted(self.plan.steps, reverse=True):
             step = self.plan.steps[index]
             for ref in outputs(step.node):
@@ -181,7 +183,7 @@ class Backward(Context):
                     self.forward.at(index)
                     self.pass_on(step, ref, arrived)
             for ref in step.saved:
-                if remaining.get(ref) == index and ref not in self.forward.always and ref not in self.forward.inputs:
+                if remaining.get(ref) == index and ref not in kept:
                     self.forward.values.pop(ref, None)
             if last and step.split:
                 self.forward.values.pop(("sum", step.core.index), None)

@@ -7,6 +7,7 @@ here: doing it (`engine.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import torch
 
@@ -95,6 +96,11 @@ class Plan:
 
 def make_plan(graph: Graph, composite: Composite, target: Ref, *, masked: bool = False) -> Plan:
     """Rules for all operations that relevance from `target` reaches; `masked`: there will be a mask."""
+    for pattern in {assignment.name for assignment in composite.layers if assignment.name is not None}:
+        if not any(fnmatchcase(node.layer, pattern) for node in graph.nodes):
+            raise ValueError(
+                f"composite: no operation of the network is called {pattern!r}; check_model lists the names"
+            )
     folds = find_folds(graph, composite.fold)
     reached = {target.node}
     steps: dict[int, Step] = {}
@@ -161,6 +167,8 @@ def _nonnegative(graph: Graph, ref: Ref) -> bool:
     constants = [
         value for value in node.args if isinstance(value, torch.Tensor | list | tuple) and not is_computed(value)
     ]
+    if node.name == "aten.constant_pad_nd" and len(node.args) > 2 and node.args[2] < 0:
+        return False
     if node.name == "aten.cat":
         return all(is_computed(value) for value in node.args[0]) and all(_nonnegative(graph, r) for r in node.refs)
     if node.kind in ("max_pool", "average") or (node.kind == "move" and len(node.refs) == 1):

@@ -135,6 +135,7 @@ class Layer(Protocol):
     def absorbed(self, s: Tensor, bias: Tensor) -> Tensor:
         """(starts, B): sum_k s_k b_k."""
 
+    name: str
     samples: int
 
 
@@ -196,7 +197,6 @@ class WeightedRule(Rule):
     at_zero: float = 0.0
 
     splits: ClassVar[bool] = False  # whether it needs sum_i z_ki exactly, apart from the bias
-    reads_output: ClassVar[bool] = False  # whether it needs the operation's output
     first_only: ClassVar[bool] = False  # whether relevance reaches inputs of 0
 
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
@@ -337,7 +337,10 @@ class Epsilon(WeightedRule):
     name: ClassVar[str] = "epsilon"
     epsilon: float = 1e-6
     signed: bool = True
-    reads_output: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.signed and self.epsilon < 0:
+            raise ValueError(f"composite: epsilon must not be negative, given {self.epsilon!r}; or set signed to false")
 
     @property
     def never_empty(self) -> bool:
@@ -428,7 +431,6 @@ class Gamma(WeightedRule):
 
     name: ClassVar[str] = "gamma"
     gamma: float = 0.25
-    reads_output: ClassVar[bool] = True
 
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
         above, below = ("gamma", self.gamma, 1), ("gamma", self.gamma, -1)
@@ -482,7 +484,7 @@ class Box(WeightedRule):
         slack = 1e-6 * (high - low).abs().max()  # as of a bound in another precision
         if bool(((layer.x < low - slack) | (layer.x > high + slack)).any()):
             raise ValueError(
-                f"the box rule needs inputs in [{float(low.min()):g}, {float(high.max()):g}], given "
+                f"{layer.name}: the box rule needs inputs in [{float(low.min()):g}, {float(high.max()):g}], given "
                 f"[{float(layer.x.min()):g}, {float(layer.x.max()):g}]; scale them, or give the rule other bounds"
             )
         total = layer.contributions()

@@ -59,8 +59,7 @@ def needs(graph: Graph, node: Node, rule: Plain, *, masked: bool) -> list[Ref]:
     if kind in ("average", "sum", "interpolate"):
         return [] if rule.rule == "flat" else own
     if kind == "max_pool":
-        padding = graph.nodes[own[0].node].name == "aten.constant_pad_nd"
-        return [Ref(node.index, 1)] + (own if masked or padding or rule.rule == "proportional" else [])
+        return [Ref(node.index, 1)] + (own if masked or rule.rule == "proportional" else [])
     if kind == "activation":
         return [Ref(node.index)] if rule.rule == "block" else []
     if kind == "softmax":
@@ -130,24 +129,21 @@ def padded(node: Node, shape: Sequence[int], device: torch.device) -> Tensor:
 
 def select(context: Context, node: Node, rule: Plain, relevance: Tensor, output: int) -> Result:
     """`where`, `masked_fill`: to the operand that was chosen."""
-    if node.name == "aten.where":
-        condition, *operands = node.args
-        chosen = [condition, None]
-    else:
-        operand, condition, filled = node.args
-        operands, chosen = [operand, filled], [None, condition]
+    condition = node.args[0 if node.name == "aten.where" else 1]
     mask = context.value(condition) if is_computed(condition) else condition
-    taken = [mask, ~mask] if chosen[0] is not None else [~mask, mask]
-    back: list[Tensor | None] = []
+    taken = [mask, ~mask] if node.name == "aten.where" else [~mask, mask]
     lost = torch.zeros(relevance.shape[0], context.samples, dtype=relevance.dtype, device=relevance.device)
-    for value, where in zip(operands, taken, strict=True):
-        part = relevance * where
+    back: list[Tensor | None] = []
+    for value in node.args:
+        if value is condition:
+            back += [None] if is_computed(value) else []
+            continue
+        part = relevance * taken.pop(0)
         if is_computed(value):
             back.append(fit(part, context.shape(value)))
         else:
             lost = lost + per_sample(part, context.samples)
-    order = {id(v): b for v, b in zip([v for v in operands if is_computed(v)], back, strict=True)}
-    return [order.get(id(ref)) for ref in node.refs], Losses(bias=lost)
+    return back, Losses(bias=lost)
 
 
 def scale(context: Context, node: Node, rule: Plain, relevance: Tensor, output: int) -> Result:
@@ -371,10 +367,7 @@ def product(context: Context, node: Node, rule: Plain, relevance: Tensor, output
 
 
 def matmul(context: Context, node: Node, rule: Plain, relevance: Tensor, output: int) -> Result:
-    """O = A B. `half`: epsilon to A and B, halved (Achtibat et al., eq. 14); `all`: the one that is no gate takes it.
-
-    A constant that is added (`baddbmm`) has no part.
-    """
+    """O = A B. `half`: epsilon to A and B, halved (Achtibat et al., eq. 14); `all`: what is no gate takes it."""
     a, b = node.refs[-2:]
     left, right = context.value(a), context.value(b)
     s, losses = share(relevance, torch.matmul(left, right), rule, context.samples)
