@@ -122,7 +122,8 @@ class WeightedLayer:
         """What the shift of a folded batch norm adds to the output."""
         operation, shift = self.operation, self.backward.shift(self.step.source, self.raw)
         padded = operation.convolution and (any(operation.options[1]) or operation.transposed)
-        full = shift.expand(1, *self.raw.shape[1:]) if shift.shape[0] == 1 else shift[:1].expand(1, *self.raw.shape[1:])
+        same = operation.convolution or shift.shape[0] == 1 or bool((shift == shift[:1]).all())  # in every row
+        full = (shift[:1] if same else shift).expand(1 if same else len(shift), *self.raw.shape[1:])
         if operation.convolution and not padded and shift.numel() == shift.shape[1]:
             kernel = operation.weight.shape[2:]
             options = ([1] * len(kernel), [0] * len(kernel), [1] * len(kernel), *operation.options[3:])

@@ -29,7 +29,7 @@ for _kind, _names in {
     "im2col constant_pad_nd replication_pad1d replication_pad2d replication_pad3d reflection_pad1d reflection_pad2d "
     "reflection_pad3d pixel_shuffle pixel_unshuffle channel_shuffle diagonal lift_fresh _to_copy view_copy "
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
-    "_upsample_nearest_exact3d movedim as_strided",
+    "_upsample_nearest_exact3d movedim",
     "select": "where masked_fill",
     "average": "avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d mean",
     "sum": "sum",
@@ -96,6 +96,8 @@ def kind_of(op: Any, args: Sequence[Any], shape: Sequence[int]) -> str:
         return _batch_norm(name, args, shape)
     if name == "_prelu_kernel" and second:
         return "unknown"
+    if KINDS.get(name) == "activation" and name != "_prelu_kernel" and any(is_computed(v) for v in args[1:]):
+        return "unknown"  # its bounds depend on the scan
     if name in ("index", "gather", "index_select") and any(is_computed(v) for v in tree_flatten(args[1:])[0]):
         return "unknown"  # where values come from depends on the scan
     return KINDS.get(name, "unknown")

@@ -162,7 +162,6 @@ def test_z_plus_holds_negative_inputs_times_negative_weights():
     assert (result, lost["dead"]) == ([[0, 0]], 1)
 
 
-@pytest.mark.xfail(strict=True, reason="what is padded with has no part in denominators, whatever it is")
 @pytest.mark.parametrize("rule", ["epsilon", "z_plus"])
 def test_padding_with_a_value_is_a_bias(rule):
     """A pad of -1 under a weight of -3 is half of the output, though a ReLU came before."""
