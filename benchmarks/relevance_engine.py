@@ -263,6 +263,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="32 voxels a side, 3 turns, no memory: a minute")
     parser.add_argument("--sizes", type=int, nargs="+", default=None, help="voxels a side (default 64 96)")
+    parser.add_argument("--networks", nargs="+", default=["plain", "densenet121"], choices=["plain", "densenet121"])
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default 1)")
     parser.add_argument("--repeats", type=int, default=None, help="turns that are timed (default 5)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -283,7 +284,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     results: Row = {"torch": torch.__version__, **{k: str(v) for k, v in vars(options).items()}, "cases": []}
-    for case in cases(options):
+    for case in (case for case in cases(options) if case["network"] in options.networks):
         rows = run_case(case, options)
         measured = not (options.quick or case["signed"])  # a sign changes the first layer's only
         if measured:
