@@ -12,7 +12,7 @@ from conftest import randomise
 from torch import nn
 from torch.nn import functional as F
 
-from relevance_assets.relevance import check_model, explain
+from relevance_assets.relevance import Explainer, check_model, explain
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -396,8 +396,9 @@ def test_the_network_says_the_same(network):
     images, covariates = torch.rand(2, 3, 16, 17, 16).double(), torch.rand(2, 1).double()
     images[:, :, :3] = 0
     expected = network(images, covariates).detach()
-    for fold in (["left", "right"], ["right", "left"], []):
-        found = explain(network, (images, covariates), {"layers": [{"rule": "z_plus"}], "fold": fold})
+    folds = (["left", "right"], ["right", "left"], [])
+    wanted = [({"layers": [{"rule": "z_plus"}], "fold": fold}, None) for fold in folds]
+    for found in Explainer(network).several((images, covariates), wanted):
         torch.testing.assert_close(found.output, expected, rtol=1e-12, atol=0)
     table = check_model(network, (images, covariates), "disability").filter(kind="batch_norm")
     assert table["rule"].unique().to_list() == ["folded"]
