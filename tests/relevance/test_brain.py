@@ -206,3 +206,35 @@ def test_what_comes_before_the_first_layer_moves_the_mask(before, composite):
     assert found.share_outside.tolist() == [0, 0]
     assert (found.start.sum() - found.relevance.sum()).item() == pytest.approx(account(found), abs=1e-11)
     assert found.relevance.any()
+
+
+@pytest.mark.xfail(strict=True, reason="the operand outside has its share where the other one is inside")
+@pytest.mark.parametrize(
+    ("operation", "rule"),
+    [
+        (lambda a, b: a + b, {"kind": "add", "rule": "z_plus"}),
+        (torch.mul, {"kind": "product", "rule": "half"}),
+        (torch.mul, {"kind": "product", "rule": "proposed"}),
+        (lambda a, b: a * torch.sigmoid(b), {"kind": "product", "rule": "abs"}),
+        (torch.mul, {"kind": "product", "rule": "all"}),
+    ],
+    ids=["add", "half", "proposed", "abs", "all"],
+)
+def test_operands_outside_the_mask_get_nothing(operation, rule):
+    """x and its left neighbour: at the border of the mask one of them is outside, and the other takes all that it can.
+
+    What only a signal could take that is outside has nowhere to go.
+    """
+
+    class Neighbours(nn.Module):
+        def forward(self, x):
+            return operation(x, nn.functional.pad(x, (1, 0))[..., :-1])
+
+    x = torch.tensor([[[-1.0, -2, -3, -4]]]).double()
+    inside = torch.tensor([False, True, True, False])
+    start = torch.tensor([[[0.0, 4, 4, 4]]]).double()
+    found = explain(Neighbours(), x, [rule], start, inside, dtype=torch.float64)
+    assert found.share_outside.item() == 0
+    lost = 4 if rule["rule"] == "all" else 0
+    assert account(found) == pytest.approx(lost, abs=1e-12)
+    assert found.relevance.sum().item() == pytest.approx(12 - lost, abs=1e-12)
