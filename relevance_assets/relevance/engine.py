@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from relevance_assets.relevance.brain import Inside
 from relevance_assets.relevance.canonizers import affine
 from relevance_assets.relevance.composites import Composite, composite_of
-from relevance_assets.relevance.graph import Ref, UnknownOperation, capture, steady
+from relevance_assets.relevance.graph import Graph, Ref, UnknownOperation, capture, steady
 from relevance_assets.relevance.ledger import warn_of_leaks
 from relevance_assets.relevance.operations import MOVES
 from relevance_assets.relevance.others import by_baseline, by_zennit, is_baseline, is_zennit
@@ -243,23 +243,42 @@ class Explainer:
 
     # -------------------------------------------------------------------------------------------------------- batches
     def _batch_first(self, given: Sequence[Tensor]) -> bool:
-        """Whether every operation has its samples along axis 0, as accounts and relative stabilisers count on."""
-        many = self.trace(given).graph
+        """Whether every operation has its samples along axis 0, as accounts and relative stabilisers count on.
+
+        Raises
+        ------
+        ValueError
+            If samples of a batch influence each other.
+        """
+        traced = self.trace(given)
+        if traced.batch_first is None:
+            traced.batch_first = self._look_at_batch(traced.graph, given)
+        return traced.batch_first
+
+    def _look_at_batch(self, many: Graph, given: Sequence[Tensor]) -> bool:
+        last = [value[-1:] for value in given]  # the first may be what others are compared with
         try:
-            one = self.trace([value[:1] for value in given]).graph
+            one = self.trace(last).graph
         except UnknownOperation:
             raise
         except ValueError:
             return True  # a network for this batch size alone
-        if one.nodes[one.result(self.output).node].shape[:1] != (1,):
+        result, alone = many.result(self.output), one.result(self.output)
+        if one.nodes[alone.node].shape[:1] != (1,):
             return True
+        with torch.no_grad(), steady():
+            together = many.run(given, wanted={result})[result][-1:]
+            apart = one.run(last, wanted={alone})[alone]
+        bound = 1e-3 if self.dtype == torch.float32 else 1e-9
+        if together.shape != apart.shape or (together - apart).abs().max() > bound * apart.abs().max():
+            raise ValueError("samples of a batch influence each other in this network; explain them one by one")
         if len(many.nodes) != len(one.nodes):
             return False
-        for node, alone in zip(many.nodes, one.nodes, strict=True):
+        for node, other in zip(many.nodes, one.nodes, strict=True):
             if node.kind in MOVES:
                 continue
             axis = 1 if node.kind == "norm" and node.shape[0] == 1 else 0  # instance norms: samples beside channels
-            scaled = tuple(size * len(given[0]) if i == axis else size for i, size in enumerate(alone.shape))
+            scaled = tuple(size * len(given[0]) if i == axis else size for i, size in enumerate(other.shape))
             if node.shape != scaled:
                 return False
         return True

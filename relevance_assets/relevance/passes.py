@@ -38,6 +38,7 @@ class Traced:
     graph: Graph
     plans: dict[Any, Plan] = field(default_factory=dict)
     constants: dict[Any, Tensor] = field(default_factory=dict)
+    batch_first: bool | None = None  # whether all operations have samples along axis 0; None: not looked at
 
 
 class Forward:

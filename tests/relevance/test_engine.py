@@ -571,7 +571,6 @@ def test_networks_that_put_the_batch_elsewhere(name, first):
         assert batch.ledger.filter(sample=sample)["unexplained"].abs().max() < 1e-12
 
 
-@pytest.mark.xfail(strict=True, reason="explained one by one, or mixed")
 @pytest.mark.parametrize(
     "mix",
     [
