@@ -232,11 +232,15 @@ def _evenly_where_empty(
 ) -> Result:
     empty = total == 0
     s = (relevance / total.masked_fill(empty, 1)).masked_fill(empty, 0)
-    even = relevance * empty / len(terms)
-    losses = Losses()
+    inside = [context.inside_of(ref) for ref, _ in terms]
+    parts = [torch.ones_like(total) if mask is None else torch.ones_like(total) * mask for mask in inside]
+    count: Any = sum(parts)
+    even = relevance * empty / count.clamp(min=1)
+    losses = Losses(dead=per_sample(relevance * empty * (count == 0), context.samples))
     if constant is not None:
         losses.bias = dot(s, constant.expand(relevance.shape[1:]), context.samples)
-    return [fit(s * term + even, context.shape(ref)) for ref, term in terms], losses
+    shared = zip(terms, parts, strict=True)
+    return [fit(s * term + even * part, context.shape(ref)) for (ref, term), part in shared], losses
 
 
 def max_pool(context: Context, node: Node, rule: Plain, relevance: Tensor, output: int) -> Result:
@@ -352,18 +356,30 @@ def product(context: Context, node: Node, rule: Plain, relevance: Tensor, output
     if rule.rule == "all" or node.name == "aten.div":
         whole: list[Tensor | None] = [None, None]
         signal = 1 - gate_of(context.graph, node)
-        whole[signal] = fit(relevance, context.shape(node.refs[signal]))
-        return whole, Losses()
+        ref = node.refs[signal]
+        mask = context.inside_of(ref)
+        whole[signal] = fit(relevance if mask is None else relevance * mask, context.shape(ref))
+        outside = Losses() if mask is None else Losses(dead=per_sample(relevance * ~mask, context.samples))
+        return whole, outside
     if rule.rule == "half":
-        return [fit(relevance / 2, context.shape(ref)) for ref in (a, b)], Losses()
-    if rule.rule == "abs":
-        a, b = preactivation(context.graph, a), preactivation(context.graph, b)
-    first, second = context.value(a).abs(), context.value(b).abs()
-    both = first + second
-    empty = both == 0
-    both = both.masked_fill(empty, 1)
-    shares = [torch.where(empty, 0.5, part / both) for part in (first, second)]
-    return [fit(part * relevance, context.shape(ref)) for part, ref in zip(shares, node.refs, strict=True)], Losses()
+        shares = [torch.full_like(relevance[0], 0.5)] * 2
+    else:
+        if rule.rule == "abs":
+            a, b = preactivation(context.graph, a), preactivation(context.graph, b)
+        first, second = context.value(a).abs(), context.value(b).abs()
+        both = first + second
+        empty = both == 0
+        both = both.masked_fill(empty, 1)
+        shares = [torch.where(empty, 0.5, part / both) for part in (first, second)]
+    losses = Losses()
+    inside = [context.inside_of(ref) for ref in node.refs]
+    if any(mask is not None for mask in inside):  # an operand outside gets nothing, and the other one all
+        shares = [part if mask is None else part * mask for part, mask in zip(shares, inside, strict=True)]
+        total = shares[0] + shares[1]
+        empty = total == 0
+        shares = [part / total.masked_fill(empty, 1) for part in shares]
+        losses.dead = per_sample(relevance * empty, context.samples)
+    return [fit(part * relevance, context.shape(ref)) for part, ref in zip(shares, node.refs, strict=True)], losses
 
 
 def matmul(context: Context, node: Node, rule: Plain, relevance: Tensor, output: int) -> Result:

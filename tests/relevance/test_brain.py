@@ -208,7 +208,6 @@ def test_what_comes_before_the_first_layer_moves_the_mask(before, composite):
     assert found.relevance.any()
 
 
-@pytest.mark.xfail(strict=True, reason="the operand outside has its share where the other one is inside")
 @pytest.mark.parametrize(
     ("operation", "rule"),
     [
