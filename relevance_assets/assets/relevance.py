@@ -142,7 +142,7 @@ def _relevance_maps(workspace: Workspace) -> Stage:
 
     return Stage(
         name="relevance_maps",
-        version="2",
+        version="3",
         description="Why the model decided so, voxel by voxel: LRP maps per contrast and combined, on the prepared and "
         "the native grid, by models that never saw the scan; table relevance_maps accounts for every map's sum, "
         "relevance_ledger for every operation of the network.",

@@ -303,6 +303,20 @@ def _spread(layer: Layer, s: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return (back if inside is None else back.mul_(inside)), alone
 
 
+def doubtful(ratio: Tensor, relevance: Tensor) -> bool:
+    """Whether rounding of a difference shows in what it decides about.
+
+    Parameters
+    ----------
+    ratio : (B, *output)
+        Size of what was subtracted, relative to the difference; overwritten.
+    """
+    size = relevance.abs().amax(0)
+    bound = 1e-5 if ratio.dtype == torch.float32 else 1e-12
+    error = ratio.mul_(torch.finfo(ratio.dtype).eps).mul_(size).masked_fill_(size == 0, 0)
+    return not bool(error.sum() <= bound * size.sum())
+
+
 def _parts(layer: Layer, positive: Key, negative: Key) -> list[Part]:
     """x+ with one set of weights and x- with the other; what is 0 everywhere is left out."""
     x = layer.x
@@ -403,9 +417,7 @@ class AlphaBeta(WeightedRule):
         A rest below the rounding of sum z+ counts as none; the account has its relevance under `dead`.
         """
         rest = layer.contributions().sub_(positive).clamp_(max=0)
-        # rounding of the difference, as a share of the relevance that it decides about
-        doubt = torch.div(positive, rest).masked_fill_(rest == 0, 0).mul_(relevance.abs().amax(0)).sum()
-        if bool(-doubt * torch.finfo(rest.dtype).eps > 1e-5 * relevance.abs().sum() / len(relevance)):
+        if doubtful(torch.div(positive, rest).abs_().masked_fill_(rest == 0, 0), relevance):
             return _sum(layer, _parts(layer, "negative", "positive"), relevance)
         return rest
 
@@ -487,13 +499,26 @@ class Box(WeightedRule):
                 f"{layer.name}: the box rule needs inputs in [{float(low.min()):g}, {float(high.max()):g}], given "
                 f"[{float(layer.x.min()):g}, {float(layer.x.max()):g}]; scale them, or give the rule other bounds"
             )
-        total = layer.contributions()
-        for bound, weight in ((low, "positive"), (high, "negative")):
-            if bool(bound.any()):
-                # the rule lives as long as what is kept under its own bound's identity
-                own = id(self.low if bound is low else self.high)
-                total -= layer.constant(weight, bound, own)
-        yield Share(1.0, [Part(layer.x - low, "positive"), Part(layer.x - high, "negative")], total, owned=True)
+        parts = [Part(layer.x - low, "positive"), Part(layer.x - high, "negative")]
+        yield Share(1.0, parts, self._total(layer, parts, low, high, relevance), owned=True)
+
+    def _total(self, layer: Layer, parts: list[Part], low: Tensor, high: Tensor, relevance: Tensor) -> Tensor:
+        """sum z - low sum w+ - high sum w-, which no image changes, unless its rounding would move relevance.
+
+        Where inputs stand at their bounds the sum is 0, and its rounding must not be.
+        """
+        if layer.inside() is None:
+            total = layer.contributions()
+            size = total.abs()
+            for bound, weight in ((low, "positive"), (high, "negative")):
+                if bool(bound.any()):
+                    # the rule lives as long as what is kept under its own bound's identity
+                    constant = layer.constant(weight, bound, id(self.low if bound is low else self.high))
+                    total -= constant
+                    size += constant.abs()
+            if not doubtful(size.div_(total).abs_(), relevance):
+                return total
+        return _sum(layer, parts, relevance)
 
 
 @dataclass(frozen=True)
