@@ -379,7 +379,7 @@ def check_model(
             raise _quit(error, 1 if isinstance(error, UnknownOperation) else 2) from error
         except Exception as error:  # the user's own network may fail in any way
             told = first_line(error).removeprefix("ValueError: ")
-            raise _quit(f"{factory} with inputs of shape {' and '.join(shape)}: {told}", 2) from error
+            raise _quit(f"{factory}: {told}", 2) from error
     # a file or a pipe has no width that lines should be folded to
     target = console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
     target.print(operations_report(frame, unknown_only=unknown_only))

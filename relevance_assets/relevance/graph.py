@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from relevance_assets.precision import no_tf32
 from relevance_assets.relevance.operations import CREATORS, MOVES, NAMES, kind_of
 
 __all__ = ["Graph", "Node", "Ref", "UnknownOperation", "capture", "steady"]
@@ -210,22 +211,14 @@ def keep(node: Node, result: Any, values: dict[Ref, Tensor]) -> None:
 def steady() -> Iterator[None]:
     """Neither autocast, nor TF32, nor fused attention: numbers in the type asked for, operations that have rules."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    cudnn: Any = torch.backends.cudnn
-    single: list[Any] = [cudnn.conv, torch.backends.cuda.matmul]
-    before = [backend.fp32_precision for backend in single]
     with ExitStack() as stack:
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        stack.enter_context(no_tf32())
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
-        for backend in single:
-            backend.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
-            for backend, precision in zip(single, before, strict=True):
-                backend.fp32_precision = precision
+        yield
 
 
 def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
@@ -258,7 +251,8 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
         raise
     except Exception as error:
         shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in inputs)
-        raise ValueError(f"the network refuses inputs of shape {shapes}: {str(error).splitlines()[0]}") from error
+        told = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(f"inputs of shape {shapes} fail in the network: {type(error).__name__}: {told}") from error
     finally:
         for handle in handles:
             handle.remove()

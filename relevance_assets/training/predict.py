@@ -7,7 +7,6 @@ and scores (`statistics`), relevance (`relevance`).
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from relevance_assets.precision import no_tf32
 from relevance_assets.training import checkpoint
 from relevance_assets.training.data import Batches, Samples, TrainingError, Volumes
 from relevance_assets.training.loop import has_gpu, memory_format, switches
@@ -66,7 +66,7 @@ def predict(model: nn.Module | Path, samples: Samples, batch_size: int = 8) -> P
     attend: Any = getattr(network, "attention", None)
     outputs: list[torch.Tensor] = []
     attention: list[torch.Tensor] = []
-    with switches(), torch.inference_mode(), _full_precision():
+    with switches(), torch.inference_mode(), no_tf32():
         for batch in Batches(samples, Volumes(0), batch_size) if len(samples) else ():
             images = batch.images.to(device).contiguous(memory_format=memory_format(device))
             outputs.append(network(images, batch.covariates.to(device)).cpu())
@@ -77,11 +77,6 @@ def predict(model: nn.Module | Path, samples: Samples, batch_size: int = 8) -> P
         scan = samples.scans[int((~np.isfinite(values)).argmax())]
         raise TrainingError(f"{where}the output for {scan} is not finite; check its prepared images")
     return Predictions(values, torch.cat(attention).double().numpy() if attention else None)
-
-
-def _full_precision() -> AbstractContextManager[None]:
-    """No TF32 in a GPU's convolutions: it keeps ten bits."""
-    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 def _check(description: checkpoint.Description, samples: Samples, path: Path) -> None:

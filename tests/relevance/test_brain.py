@@ -6,7 +6,7 @@ masks of scans (`tests/imaging`).
 
 import pytest
 import torch
-from conftest import account, randomise
+from hard_networks import account, randomise
 from torch import nn
 
 from relevance_assets.relevance import COMPOSITES, explain

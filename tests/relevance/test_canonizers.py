@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import randomise
+from hard_networks import randomise
 from torch import nn
 from torch.nn import functional as F
 

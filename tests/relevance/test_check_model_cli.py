@@ -256,8 +256,16 @@ def test_python_path_takes_a_folder(nets, tmp_path, monkeypatch):
             2,
             "own_nets:constant is of type int, neither a network nor a function",
         ),
-        (("own_nets:small", "--shape", "1,3,4,4,4"), 2, "with inputs of shape 1,3,4,4,4: RuntimeError: "),
-        (("own_nets:Small", "--shape", "1,4", "--shape", "1,2"), 2, "shape 1,4 and 1,2: TypeError: "),
+        (
+            ("own_nets:small", "--shape", "1,3,4,4,4"),
+            2,
+            "inputs of shape 1x3x4x4x4 fail in the network: RuntimeError: Given groups=1",
+        ),
+        (
+            ("own_nets:Small", "--shape", "1,4", "--shape", "1,2"),
+            2,
+            "inputs of shape 1x4, 1x2 fail in the network: TypeError: Sequential.forward() takes 2",
+        ),
         (("own_nets:small", "--shape", "1,a"), 2, "--shape 1,a: write whole numbers"),
         (("own_nets:small", "--shape", "1,0,4"), 2, "--shape 1,0,4: write whole numbers"),
         (

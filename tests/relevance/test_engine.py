@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import account, randomise, snapshot
+from hard_networks import account, randomise, snapshot
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -265,12 +265,18 @@ def test_an_explainer_keeps_the_network_it_was_given():
 
 
 def test_nothing_global_is_left_changed():
-    modes = (torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.matmul.allow_tf32)
+    modes = global_modes()
     with pytest.raises(ValueError, match="cumsum"):
         explain(nn.Sequential(nn.Linear(2, 2), Broken()), torch.ones(1, 2))
     explain(nn.Linear(2, 2), torch.ones(1, 2))
-    now = (torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.matmul.allow_tf32)
-    assert now == modes
+    assert global_modes() == modes
+
+
+def global_modes():
+    """torch itself raises here where cuDNN's switches differ from each other."""
+    backends = torch.backends
+    precisions = [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.conv.fp32_precision]
+    return torch.is_grad_enabled(), backends.mha.get_fastpath_enabled(), *precisions
 
 
 class Broken(nn.Module):

@@ -5,7 +5,7 @@ Belongs here: what is traced, names of operations, what is refused. Does not bel
 
 import pytest
 import torch
-from conftest import account
+from hard_networks import account
 from torch import nn
 from torch.nn import functional as F
 

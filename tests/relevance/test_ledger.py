@@ -9,7 +9,7 @@ import warnings
 import polars as pl
 import pytest
 import torch
-from conftest import account, randomise
+from hard_networks import account, randomise
 from torch import nn
 
 from relevance_assets.relevance import explain

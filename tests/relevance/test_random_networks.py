@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import account, randomise
+from hard_networks import account, randomise
 from torch import nn
 from torch.nn import functional as F
 
