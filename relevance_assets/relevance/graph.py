@@ -245,7 +245,7 @@ def capture(model: nn.Module, inputs: Sequence[Tensor]) -> Graph:
     given = [tensor.detach().clone() for tensor in inputs]
     recorder.begin(given)
     try:
-        with torch.no_grad(), steady(), recorder, _Leaving(recorder):
+        with torch.no_grad(), steady(), recorder, _Functions(recorder):
             returned = model(*given)
     except (UnknownOperation, torch.OutOfMemoryError):
         raise
@@ -292,8 +292,12 @@ class _Stale:
     """What a tensor became when another one that shares its memory was written to."""
 
 
-class _Leaving(TorchFunctionMode):
-    """Refuses what no dispatch mode sees: computed values that leave torch, and may come back as constants."""
+class _Functions(TorchFunctionMode):
+    """Sees what no dispatch mode does.
+
+    Computed values that leave torch, and may come back as constants, are refused. A dense layer gets its input in one
+    piece: of a transposed view torch would compute product and bias apart, and they would be two operations.
+    """
 
     ways: ClassVar[frozenset[Any]] = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
 
@@ -306,6 +310,8 @@ class _Leaving(TorchFunctionMode):
             raise self.recorder.error(
                 f"{func.__name__}.", "reads computed values out of torch; keep to tensor operations"
             )
+        if func is nn.functional.linear and args:
+            args = (args[0].contiguous(), *args[1:])
         return func(*args, **(kwargs or {}))
 
 

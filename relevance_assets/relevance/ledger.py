@@ -84,7 +84,9 @@ def sums(relevance_in: Tensor, relevance_out: Tensor | float, losses: Losses) ->
     return [relevance_in, relevance_out, losses.bias, losses.stabiliser, losses.dead, losses.clamped]
 
 
-def warn_of_leaks(ledger: pl.DataFrame, put_in: Tensor, total: Sequence[float], dtype: torch.dtype) -> None:
+def warn_of_leaks(
+    ledger: pl.DataFrame, put_in: Tensor, total: Sequence[float], dtype: torch.dtype, why: str | None = None
+) -> None:
     """Warn if relevance went missing without an account of it.
 
     Parameters
@@ -95,8 +97,15 @@ def warn_of_leaks(ledger: pl.DataFrame, put_in: Tensor, total: Sequence[float], 
         The relevance that was put in.
     total
         Per sample, what arrived at the inputs.
+    why
+        What to say of the reason; without it, that rounding is.
     """
     bound = BOUNDS[dtype]
+    if why is None:
+        why = (
+            f"Signs cancel more than {str(dtype).removeprefix('torch.')} can bear: use a larger epsilon, another rule"
+            + (", or dtype=torch.float64" if dtype == torch.float32 else "")
+        )
     per_sample = ledger.group_by("sample", maintain_order=True).agg(pl.col(LOSSES).sum())
     lost = dict(zip(per_sample["sample"], per_sample.select(pl.sum_horizontal(LOSSES)).to_series(), strict=True))
     rows = put_in.reshape(len(put_in), -1)
@@ -113,9 +122,7 @@ def warn_of_leaks(ledger: pl.DataFrame, put_in: Tensor, total: Sequence[float], 
             name = worst["layer"][0] if worst.height else "no operation"
             warnings.warn(
                 f"sample {sample}: relevance of {left:.3g} is unexplained ({left / scale if scale else np.inf:.2g} of "
-                f"the start {given:.3g}; bound {bound:g}); most at {name}: {largest:.3g}. Signs cancel more than "
-                f"{'float32' if dtype == torch.float32 else 'float64'} can bear: use a larger epsilon, another rule"
-                + (", or dtype=torch.float64" if dtype == torch.float32 else ""),
+                f"the start {given:.3g}; bound {bound:g}); most at {name}: {largest:.3g}. {why}",
                 RuntimeWarning,
                 stacklevel=4,
             )

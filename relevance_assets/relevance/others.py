@@ -126,5 +126,5 @@ def by_zennit(explainer: Explainer, given: list[Tensor], composite: Any, start: 
     before = per_sample(put_in.unsqueeze(0), len(given[0]))
     ledger.add("network", "zennit", type(composite).__name__, [0], [before, total[None], 0.0, 0.0, 0.0, 0.0])
     frame = ledger.frames()[0]
-    warn_of_leaks(frame, put_in, total.tolist(), explainer.dtype)
+    warn_of_leaks(frame, put_in, total.tolist(), explainer.dtype, "zennit keeps no account of what its rules lose")
     return found, output.detach(), put_in, frame

@@ -15,6 +15,7 @@ products: Achtibat et al. 2024 (AttnLRP).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Protocol
@@ -174,7 +175,7 @@ def dot(s: Tensor, other: Tensor, samples: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class WeightedRule(Rule):
+class WeightedRule(Rule, ABC):
     """A rule for convolutions and dense operations.
 
     Attributes
@@ -199,9 +200,9 @@ class WeightedRule(Rule):
     splits: ClassVar[bool] = False  # whether it needs sum_i z_ki exactly, apart from the bias
     first_only: ClassVar[bool] = False  # whether relevance reaches inputs of 0
 
+    @abstractmethod
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
         """How R_k is shared; see `Share`."""
-        raise NotImplementedError
 
     @property
     def never_empty(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ __all__ = ["STRUCTURE", "gate_of", "needs"]
 Result = tuple[list[Tensor | None], Losses]
 
 
-class Context:
+class Context(Protocol):
     """What a structural rule may ask: values of tensors, shapes, samples.
 
     `value(ref)` is a tensor without what a folded batch norm added to it, `raw(ref)` with it; `inside_of(ref)` says
@@ -37,14 +37,11 @@ class Context:
     graph: Graph
     samples: int
 
-    def value(self, ref: Ref) -> Tensor:
-        raise NotImplementedError
+    def value(self, ref: Ref) -> Tensor: ...
 
-    def raw(self, ref: Ref) -> Tensor:
-        raise NotImplementedError
+    def raw(self, ref: Ref) -> Tensor: ...
 
-    def inside_of(self, ref: Ref) -> Tensor | None:
-        raise NotImplementedError
+    def inside_of(self, ref: Ref) -> Tensor | None: ...
 
     def shape(self, ref: Ref) -> tuple[int, ...]:
         return self.graph.nodes[ref.node].shapes[ref.output]

@@ -445,7 +445,6 @@ class Pair(nn.Module):
         return self.function(a, b)
 
 
-@pytest.mark.xfail(strict=True, reason="torch computes product and bias apart, and they are seen as two operations")
 @pytest.mark.parametrize("samples", [1, 2])
 def test_a_dense_layer_is_one_operation_however_its_input_lies_in_memory(samples):
     torch.manual_seed(0)

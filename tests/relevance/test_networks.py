@@ -147,9 +147,6 @@ def test_every_unit_of_relevance_is_accounted_for(name, composite):
 
 # Here relevance of both signs grows to 5 to 200 times the start on its way, and 1e-4 of the start is below float32.
 CANCELLING = {
-    ("DenseNet121", "epsilon"),
-    ("DenseNet121", "attention"),
-    ("SEResNet50", "attention"),
     ("SEResNet50", "disability"),
     *(("ViT", name) for name in ("alpha_beta", "disability", "epsilon_plus", "epsilon_plus_flat", "gamma_box")),
     *(("ViT", name) for name in ("epsilon_alpha1_beta0", "epsilon_alpha2_beta1")),
