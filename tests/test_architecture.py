@@ -15,7 +15,7 @@ PACKAGE = ROOT / "relevance_assets"
 
 # A module may import from its own layer or a layer to the left.
 LAYERS = [
-    {"study", "files", "home"},
+    {"study", "files", "home", "precision"},
     {"configuration"},
     {"cohort", "imaging"},
     {"models"},
