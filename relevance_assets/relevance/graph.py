@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -75,12 +76,12 @@ class Node:
         """Of the first output."""
         return self.shapes[0]
 
-    @property
+    @cached_property
     def refs(self) -> list[Ref]:
         """Computed tensors among its arguments, in order; one may come twice."""
         return [value for value in tree_flatten((self.args, self.kwargs))[0] if isinstance(value, Ref)]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The operation's name: `aten.relu`."""
         return "input" if self.op is None else str(self.op).rpartition(".")[0]
