@@ -94,9 +94,9 @@ def test_it_learns_a_regression_and_says_how(make_samples: MakeSamples, tmp_path
 def test_it_learns_two_classes_with_attention(make_samples: MakeSamples, tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"kind": "binary", "shape": (15, 15, 15), "contrasts": 2}
     train, validation = make_samples(12, **sizes), make_samples(6, first=12, **sizes)
-    training = Training(epochs=4, batch_size=4, learning_rate=5e-3, monitor="auc", balanced_sampler=True)
+    training = Training(epochs=12, batch_size=4, learning_rate=5e-3, monitor="auc", balanced_sampler=True)
     fitted = run(tmp_path, train, validation, training, model=Model(name="gated_attention"), target=SEVERE)
-    assert fitted.epochs["validation_metric"].max() == 1
+    assert fitted.epochs["validation_metric"][-3:].to_list() == [1, 1, 1]  # when it gets there differs between CPUs
     assert predict(fitted.checkpoint, validation).attention is not None
     description = describe(fitted.checkpoint)
     assert (description.contrasts, description.covariates, description.target_mean) == (2, 1, 0.0)
