@@ -138,7 +138,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _run(home: Home, study: str, *, synthetic: bool) -> None:
+def _run(home: Home, study: str, *, synthetic: bool, retrain: bool = False) -> None:
     """Run a study, with progress; used by `run` and `demo`."""
     from relevance_assets.assets.runner import Failed, dagster_instance, run_study, run_synthetic
     from relevance_assets.assets.workspace import Workspace
@@ -154,7 +154,7 @@ def _run(home: Home, study: str, *, synthetic: bool) -> None:
                 kept = ", ".join(f"{name}={value}" for name, value in read_settings(home.settings(study)).items())
                 say(Text(f"settings of this home ({home.settings(study)}): {kept}", style="dim"))
             made = synthetic and run_synthetic(home, instance)
-            report = run_study(workspace, instance)
+            report = run_study(workspace, instance, retrain=retrain)
             for stage, reasons in report.failed.items():
                 say(Text(f"{stage}: {len(reasons)} left out", style="yellow"))
                 for reason in reasons[:5]:
@@ -235,6 +235,9 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. training.epochs=10. May be repeated."),
     ] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Divide everybody anew, later scans too, and train every model again.")
+    ] = False,
 ) -> None:
     """Bring one study up to date, through Dagster, in chunks.
 
@@ -258,7 +261,7 @@ def run(
                 synthetic = load_studies(place)[study].cohort.bids is None
     except SettingsError as error:
         raise _quit(error, 2) from error
-    _run(place, study, synthetic=synthetic)
+    _run(place, study, synthetic=synthetic, retrain=retrain)
     for part in study_summary(place, study):
         console.print(part)
 

@@ -12,13 +12,10 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, ValidationError
 
+from relevance_assets.assets.automation import failure_sensor, publishing_sensor, study_automation
+from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.checks import study_checks
 from relevance_assets.assets.chunks import asset_key, stage_asset
-from relevance_assets.assets.cohort import cohort_stages
-from relevance_assets.assets.models import model_stages
-from relevance_assets.assets.relevance import relevance_stages
-from relevance_assets.assets.stages import Stage
-from relevance_assets.assets.statistics import statistics_stages
 from relevance_assets.assets.warehouse import SyntheticCohort, database_asset, synthetic_asset
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.configuration import (
@@ -37,35 +34,21 @@ __all__ = [
     "StudyComponent",
     "SyntheticCohortComponent",
     "study_definitions",
-    "study_stages",
     "synthetic_settings",
 ]
 
 
-def study_stages(workspace: Workspace) -> list[Stage]:
-    """The study's stages, each after what it needs."""
-    stages = [
-        *cohort_stages(workspace),
-        *model_stages(workspace),
-        *relevance_stages(workspace),
-        *statistics_stages(workspace),
-    ]
-    seen: set[str] = set()
-    for stage in stages:
-        if not seen.issuperset(stage.needs):
-            raise RuntimeError(f"stage {stage.name} stands before what it needs: {set(stage.needs) - seen}")
-        seen.add(stage.name)
-    return stages
-
-
 def study_definitions(study: Study, home: Home) -> dg.Definitions:
-    """Assets and checks of one study in one home."""
+    """Assets, checks, sensor and schedules of one study in one home."""
     workspace = Workspace(study, home)
     stages = study_stages(workspace)
     by_name = {stage.name: stage for stage in stages}
-    return dg.Definitions(
-        assets=[stage_asset(workspace, stage, by_name) for stage in stages],
-        asset_checks=study_checks(workspace, stages),
+    return dg.Definitions.merge(
+        dg.Definitions(
+            assets=[stage_asset(workspace, stage, by_name) for stage in stages],
+            asset_checks=study_checks(workspace, stages),
+        ),
+        study_automation(workspace, stages),
     )
 
 
@@ -126,7 +109,7 @@ class _NoSettings(Settings):
 
 
 class ResultsDatabaseComponent(dg.Component):
-    """`results.duckdb`, after the last asset of every study."""
+    """`results.duckdb`, after the last asset of every study, and what watches over all of them."""
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
@@ -138,7 +121,10 @@ class ResultsDatabaseComponent(dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         home = Home.from_environment()
-        return dg.Definitions(assets=[database_asset(home, database_inputs(home, load_studies(home)))])
+        return dg.Definitions(
+            assets=[database_asset(home, database_inputs(home, load_studies(home)))],
+            sensors=[failure_sensor(home), publishing_sensor()],
+        )
 
 
 def database_inputs(home: Home, studies: Mapping[str, Study]) -> list[dg.AssetKey]:

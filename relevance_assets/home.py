@@ -57,12 +57,21 @@ class Home:
     def database(self) -> Path:
         return self.root / "results.duckdb"
 
+    @property
+    def status(self) -> Path:
+        """The latest failed runs."""
+        return self.root / "status.json"
+
     def settings(self, study: str) -> Path:
         """What the user set for this study in this home (`run --bids`, `--set`)."""
         return self.root / "studies" / f"{study}.yaml"
 
     def derivatives(self, study: str) -> Path:
         return self.root / "derivatives" / study
+
+    def removed(self, study: str) -> Path:
+        """Derivatives of scans that are no longer there."""
+        return self.root / "removed" / study
 
     def model(self, study: str, fold: int) -> Path:
         """Folder of one fold's model."""

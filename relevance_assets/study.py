@@ -211,6 +211,15 @@ class Statistics(Settings):
     ridge_voxel_size_mm: float | None = Field(default=None, gt=0, description="ridge baseline's voxel size")
 
 
+class Automation(Settings):
+    """What happens by itself while the service runs (docs/operating.md). Times are cron's, in UTC."""
+
+    quiet_seconds: float = Field(default=60, ge=0, description="a scan is new once its files are unchanged so long")
+    train_from_scans: int = Field(default=1, ge=1, description="prepared scans that the first training waits for")
+    statistics: str = Field(default="0 2 * * *", description="when statistics and the database are brought up to date")
+    retraining: str = Field(default="0 3 * * 0", description="when all is divided and trained anew; off unless started")
+
+
 class Study(Settings):
     """One study: images -> prepared volumes -> models -> maps -> evidence -> statistics."""
 
@@ -228,6 +237,7 @@ class Study(Settings):
     methods: dict[Name, Method] = Field(min_length=1)
     masks: Masks = Masks()
     statistics: Statistics = Statistics()
+    automation: Automation = Automation()
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:

@@ -59,7 +59,7 @@ def checks_of(workspace: Workspace, stages: list[Stage]) -> list[tuple[str, str,
             partial(finite_volumes, workspace),
         ),
         (
-            "trained_models",
+            "predictions",
             "finite_outputs",
             "Every model says a finite number of every scan.",
             partial(finite, workspace, "predictions", ["output", "target"]),
@@ -74,7 +74,7 @@ def checks_of(workspace: Workspace, stages: list[Stage]) -> list[tuple[str, str,
         (
             "relevance_maps",
             "never_seen",
-            "No map was made by a model that was trained on its scan.",
+            "No map was made by a model that was trained on its person.",
             partial(never_seen, workspace),
         ),
         (
@@ -176,6 +176,7 @@ def conservation(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
 
 def never_seen(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
     maps = workspace.read("relevance_maps").filter(pl.col("fold") != "ensemble").select("scan", "fold").unique()
-    said = workspace.read("predictions").select("scan", "fold", "set").unique()
-    seen = maps.join(said, on=["scan", "fold"]).filter(pl.col("set") == "train")
-    return seen.is_empty(), {"maps": maps.height, "by_a_model_that_saw_the_scan": seen.height}
+    learnt = workspace.read("training_scans").filter(pl.col("set") == "train").select("fold", "participant_id")
+    people = maps.with_columns(participant_id=pl.col("scan").str.split("_").list.first())
+    seen = people.join(learnt.unique(), on=["participant_id", "fold"])
+    return seen.is_empty(), {"maps": maps.height, "by_a_model_that_saw_the_person": seen.height}

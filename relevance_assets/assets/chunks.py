@@ -8,21 +8,34 @@ Belongs here: what Dagster must know of a stage. Does not belong here: work, set
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
+from relevance_assets.assets.cohort import QUIET_S
 from relevance_assets.assets.lineage import column_lineage, column_schema
 from relevance_assets.assets.metadata import Picture
-from relevance_assets.assets.stages import ALL, Outcome, Stage, run_items
+from relevance_assets.assets.stages import ALL, Outcome, Stage, below, forget, retire, run_items
 from relevance_assets.assets.workspace import Workspace
 
 # Chunked backfills are this project's way to scale; that they are marked beta is known.
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
 
-__all__ = ["CHUNK", "asset_key", "partitions_of", "stage_asset"]
+__all__ = [
+    "CHUNK",
+    "QUIET_TAG",
+    "asset_key",
+    "contiguous",
+    "partitions_of",
+    "range_tags",
+    "register_scans",
+    "stage_asset",
+]
 
 CHUNK = 64
+QUIET_TAG = "relevance/quiet_seconds"
+DRAW_AGAIN = "Divide everybody anew, those who came later too, and so train every model again."
 
 
 def asset_key(workspace: Workspace, stage: str) -> dg.AssetKey:
@@ -38,6 +51,32 @@ def partitions_of(workspace: Workspace, stage: Stage) -> dg.PartitionsDefinition
     return None
 
 
+def range_tags(chunk: Sequence[str]) -> dict[str, str]:
+    """Tags of a run over a stretch of partitions."""
+    return {"dagster/asset_partition_range_start": chunk[0], "dagster/asset_partition_range_end": chunk[-1]}
+
+
+def contiguous(keys: Sequence[str], todo: set[str], allowed: set[str]) -> list[list[str]]:
+    """Chunks of at most CHUNK keys to do, each a stretch of `keys`; it may span current ones, never bad ones."""
+    chunks: list[list[str]] = []
+    stretch: list[str] = []
+
+    def close() -> None:
+        while stretch and stretch[-1] not in todo:
+            stretch.pop()
+        if stretch:
+            chunks.append(list(stretch))
+        stretch.clear()
+
+    for key in keys:
+        if key not in allowed or len(set(stretch) & todo) == CHUNK:
+            close()
+        if key in todo or (stretch and key in allowed):
+            stretch.append(key)
+    close()
+    return chunks
+
+
 def _dep(workspace: Workspace, stage: Stage, needed: Stage) -> dg.AssetDep:
     # Same partitions: one to one. A whole cohort: everything. Dagster's default fits all but scans from folds.
     across = stage.partition and needed.partition and stage.partition != needed.partition
@@ -51,6 +90,9 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
     main = stage.tables[0]
     deps: list[Any] = [_dep(workspace, stage, stages[name]) for name in stage.needs]
     deps += [dg.AssetKey([name]) for name in stage.external]
+    lower = below(list(stages.values()), stage.name) if stage.resets else []
+
+    schema = {"draw_again": dg.Field(bool, default_value=False, description=DRAW_AGAIN)} if stage.resets else None
 
     @dg.asset(
         name=stage.name,
@@ -64,6 +106,7 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
         description=f"{stage.description}\n\nStudy: {study.title}.",
         code_version=stage.version,
         pool=stage.pool,
+        config_schema=schema,
         tags={"study": study.name, "stage": stage.group},
         metadata={
             "dagster/column_schema": column_schema(main),
@@ -73,7 +116,13 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
     )
     def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         items = list(context.partition_keys) if stage.partition else [ALL]
-        outcomes = run_items(workspace, stage, items, run_id=context.run_id)
+        if stage.resets and context.op_execution_context.op_config["draw_again"]:
+            forget(workspace, stage.name, set(items), stage.tables)
+        token = QUIET_S.set(float(context.run.tags.get(QUIET_TAG, 0)))
+        try:
+            outcomes = run_items(workspace, stage, items, run_id=context.run_id, lower=lower)
+        finally:
+            QUIET_S.reset(token)
         if stage.name == "participants":
             register_scans(workspace, context.instance)
         return report(context, workspace, stage, outcomes)
@@ -82,10 +131,20 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
 
 
 def register_scans(workspace: Workspace, instance: dg.DagsterInstance) -> None:
-    """One partition per usable scan, added in sorted order (a range is contiguous in the order of adding)."""
+    """One partition per usable scan, added in sorted order (a range is contiguous in the order of adding).
+
+    Scans that are usable no longer lose their partition and their rows; their files are set aside.
+    """
+    record = workspace.record("participants", ALL)
+    if not record or record["outcome"] != "ok":
+        return  # a folder that is not mounted says nothing about its scans
     name = f"{workspace.study.name}_scans"
     known = set(instance.get_dynamic_partitions(name))
-    new = [scan for scan in workspace.known_scans()["scan"].to_list() if scan not in known]
+    usable = workspace.known_scans()["scan"].to_list()
+    for scan in sorted(known - set(usable)):
+        retire(workspace, scan)
+        instance.delete_dynamic_partition(name, scan)
+    new = [scan for scan in usable if scan not in known]
     if new:
         instance.add_dynamic_partitions(name, new)
 

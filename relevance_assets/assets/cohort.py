@@ -7,6 +7,7 @@ folder is read (`cohort/`) or an image prepared (`imaging/`).
 from __future__ import annotations
 
 import json
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -17,8 +18,12 @@ from relevance_assets.files import fingerprint, sha256, sidecar, write_json
 
 if TYPE_CHECKING:
     from relevance_assets.cohort.bids import ScanFiles
+    from relevance_assets.cohort.watch import Folder
 
-__all__ = ["cohort_stages", "upstream"]
+__all__ = ["QUIET_S", "cohort_stages", "upstream"]
+
+# Seconds that a new scan's files must have been left alone: 0 where a person asks, the study's where the service does.
+QUIET_S: ContextVar[float] = ContextVar("quiet_s", default=0.0)
 
 
 def upstream(workspace: Workspace, asset: str, item: str) -> str:
@@ -39,26 +44,22 @@ def cohort_stages(workspace: Workspace) -> list[Stage]:
 def _participants(workspace: Workspace) -> Stage:
     study = workspace.study
 
-    def index() -> tuple[dict[str, Any], list[str]]:
-        from relevance_assets.cohort.bids import index_scans
-
-        scans = index_scans(workspace.bids, study.contrasts)
-        tables = [
-            workspace.bids / "participants.tsv",
-            *sorted(workspace.bids.glob("sub-*/sub-*_sessions.tsv")),
-        ]
-        return scans, [f"{table.name} {sha256(table)}" for table in tables if table.exists()]
+    def held_back(folder: Folder) -> set[str]:
+        """Scans that somebody may still be copying, and that are not in the cohort yet."""
+        return folder.unsettled(QUIET_S.get()) - workspace.derived("scans", "names", _names)
 
     def inputs(_: str) -> Any:
-        scans, tables = index()
-        files = {scan: [sorted(map(str, found.images.values())), found.problems] for scan, found in scans.items()}
+        folder = workspace.folder()
         settings = study.cohort.model_dump(mode="json", exclude={"truth_regions", "bids"})
-        return [tables, files, settings, [c.model_dump(mode="json") for c in study.contrasts]]
+        contrasts = [contrast.model_dump(mode="json") for contrast in study.contrasts]
+        return [folder.without(held_back(folder)).signature, settings, contrasts]
 
     def make(_: str) -> Done:
+        from relevance_assets.cohort.bids import index_scans
         from relevance_assets.cohort.participants import cohort_table, participants_table, read_participants
 
-        scans, _tables = index()
+        late = held_back(workspace.folder())
+        scans = {k: v for k, v in index_scans(workspace.bids, study.contrasts).items() if k not in late}
         people = read_participants(workspace.bids)
         frame = cohort_table(study, scans, people)
         counts = dict(frame.group_by("status").len().iter_rows())
@@ -76,7 +77,7 @@ def _participants(workspace: Workspace) -> Stage:
 
     return Stage(
         name="participants",
-        version="1",
+        version="2",
         description="Who takes part: participants.tsv and sessions.tsv joined to the scans found in the BIDS folder. "
         "Registers one partition per usable scan.",
         tables=("participants", "scans"),
@@ -99,9 +100,7 @@ def _raw_scans(workspace: Workspace) -> Stage:
 
     def inputs(scan: str) -> Any:
         upstream(workspace, "participants", ALL)
-        found = files(scan)
-        stats = {name: (str(path), path.stat().st_size, path.stat().st_mtime_ns) for name, path in found.images.items()}
-        return [stats, found.sidecars, found.problems]
+        return [workspace.signature(scan), [c.model_dump(mode="json", exclude={"scale"}) for c in study.contrasts]]
 
     def make(scan: str) -> Done:
         from relevance_assets.cohort.check import check_image
@@ -137,7 +136,7 @@ def _raw_scans(workspace: Workspace) -> Stage:
 
     return Stage(
         name="raw_scans",
-        version="1",
+        version="2",
         description="Each scan's images as found: hash, shape, voxel size, orientation, unit, sidecar. Unreadable, "
         "non-finite or misshapen images stop here. The BIDS folder is never changed.",
         tables=("raw_scans",),
@@ -145,6 +144,7 @@ def _raw_scans(workspace: Workspace) -> Stage:
         inputs=inputs,
         work=each(make),
         partition="scan",
+        parallel=True,
         needs=("participants",),
         kinds=frozenset({"nifti", "bids"}),
     )
@@ -235,6 +235,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
         work=each(make),
         outputs=lambda scan: [*workspace.prepared_paths(scan), workspace.mask_path(scan)],
         partition="scan",
+        parallel=True,
         needs=("raw_scans",),
         kinds=frozenset({"nifti", "numpy"}),
     )
@@ -243,6 +244,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
 # ------------------------------------------------------------------------------------------------------ splits
 def _splits(workspace: Workspace) -> Stage:
     study = workspace.study
+    settings = [study.split.model_dump(mode="json"), study.cohort.target.model_dump(mode="json")]
 
     def usable() -> pl.DataFrame:
         prepared = list(workspace.results("prepared_volumes"))
@@ -252,38 +254,53 @@ def _splits(workspace: Workspace) -> Stage:
         frame = usable()
         if frame.is_empty():
             raise NotReady("no prepared scan yet: prepared_volumes")
-        rows = frame.select("scan", "participant_id", "target").rows()
-        return [rows, study.split.model_dump(mode="json"), study.cohort.target.model_dump(mode="json")]
+        return frame.select("scan", "participant_id", "target").rows()
 
     def make(_: str) -> Done:
-        from relevance_assets.cohort.splits import split_scans
+        from relevance_assets.cohort.splits import extend_splits, split_scans
 
-        frame = split_scans(usable(), study.cohort.target, study.split)
-        counts = frame.group_by("set", "fold").len().sort("set", "fold", nulls_last=True)
+        cohort = usable()
+        drawn = fingerprint(settings)
+        before = workspace.read("splits").filter(pl.col("draw").str.starts_with(drawn))
+        if before.is_empty():
+            draw = f"{drawn}-{fingerprint(cohort.select('scan', 'participant_id', 'target').rows())[:8]}"
+            frame = split_scans(cohort, study.cohort.target, study.split)
+        else:
+            draw = before["draw"][0]
+            frame = extend_splits(pl.concat([before, _trained_on(workspace)], how="diagonal"), cohort)
+        counts = dict(frame.group_by("set").len().iter_rows())
         return Done(
-            tables={"splits": frame},
-            result=fingerprint(frame.sort("scan").rows()),
-            metadata={"scans_train": frame.filter(pl.col("set") == "train").height}
-            | {
-                "scans_test": frame.filter(pl.col("set") == "test").height,
-                "folds": counts["fold"].n_unique() - 1,
-            },
+            tables={"splits": frame.with_columns(draw=pl.lit(draw))},
+            result=draw,
+            metadata={f"scans_{name}": counts.get(name, 0) for name in ("train", "test", "new")}
+            | {"folds": frame["fold"].drop_nulls().n_unique()},
         )
 
     return Stage(
         name="splits",
-        version="1",
+        version="2",
         description="People held out for the test, and stratified folds of the rest. All scans of a person are on one "
-        "side.",
+        "side. Drawn once: who comes later is new, unseen by every model, until all is divided and trained anew.",
         tables=("splits",),
         items=lambda: [ALL],
+        settings=settings,
         inputs=inputs,
         work=each(make),
         needs=("participants", "prepared_volumes"),
         kinds=frozenset({"scikitlearn", "polars"}),
         group="model",
-        resets=True,
+        resets=lambda: next(iter(workspace.read("splits")["draw"]), None),
     )
+
+
+def _names(scans: pl.DataFrame) -> set[str]:
+    return set(scans["scan"])
+
+
+def _trained_on(workspace: Workspace) -> pl.DataFrame:
+    """Sides of the people that today's models were trained on: one who left and comes back is not new to them."""
+    frame = workspace.read("training_scans").filter(pl.col("set") == "validation")
+    return frame.select("participant_id", set=pl.lit("train"), fold=pl.col("fold").cast(pl.Int64))
 
 
 def _version() -> str:

@@ -7,29 +7,10 @@ from __future__ import annotations
 
 import dagster as dg
 
+from relevance_assets.assets.owners import ASSET_OF
 from relevance_assets.tables.schema import TABLES
 
-__all__ = ["ASSET_OF", "column_lineage", "column_schema"]
-
-# The asset that writes each table.
-ASSET_OF = {
-    "participants": "participants",
-    "scans": "participants",
-    "raw_scans": "raw_scans",
-    "volumes": "prepared_volumes",
-    "splits": "splits",
-    "models": "trained_models",
-    "training_epochs": "trained_models",
-    "predictions": "trained_models",
-    "attention_weights": "trained_models",
-    "scores": "scores",
-    "brain_age_gap": "scores",
-    "relevance_maps": "relevance_maps",
-    "quantile_masks": "quantile_masks",
-    "mask_measures": "quantile_masks",
-    "localisation": "localisation",
-    "correlations": "correlations",
-}
+__all__ = ["column_lineage", "column_schema"]
 
 # (table, column) -> columns of other tables that its values are computed from. Keys are left out: they carry over.
 SOURCES: dict[tuple[str, str], list[tuple[str, str]]] = {
@@ -37,7 +18,7 @@ SOURCES: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("volumes", "sha256"): [("raw_scans", "sha256")],
     ("splits", "set"): [("scans", "target"), ("scans", "participant_id")],
     ("splits", "fold"): [("scans", "target"), ("scans", "participant_id")],
-    ("models", "sha256"): [("volumes", "sha256"), ("splits", "fold"), ("scans", "target")],
+    ("models", "sha256"): [("volumes", "sha256"), ("training_scans", "set"), ("scans", "target")],
     ("scores", "value"): [("predictions", "output"), ("predictions", "target"), ("splits", "set")],
     ("scores", "ci_low"): [("predictions", "output"), ("scans", "participant_id")],
     ("scores", "ci_high"): [("predictions", "output"), ("scans", "participant_id")],

@@ -1,28 +1,31 @@
 """Stages of the networks: one model per fold, what each says of every scan, and how good that is.
 
-Belongs here: the stages `trained_models` and `scores`, and who may be explained by which model. Does not belong here:
-training itself (`training/`), measures of quality (`statistics/scores.py`).
+Belongs here: the stages `trained_models`, `predictions` and `scores`, and who may be explained by which model. Does not
+belong here: training itself (`training/`), measures of quality (`statistics/scores.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from relevance_assets.assets.cohort import upstream
-from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, tick
+from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, Work, each, tick
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.files import fingerprint
 
 if TYPE_CHECKING:
     from relevance_assets.training.data import Samples
+    from relevance_assets.training.predict import Predictor
 
-__all__ = ["model_stages", "models_for", "samples"]
+__all__ = ["model_hash", "model_stages", "models_for", "people", "samples"]
 
 
 def model_stages(workspace: Workspace) -> list[Stage]:
-    return [_trained_models(workspace), _scores(workspace)]
+    return [_trained_models(workspace), _predictions(workspace), _scores(workspace)]
 
 
 def folds(workspace: Workspace) -> list[str]:
@@ -30,12 +33,22 @@ def folds(workspace: Workspace) -> list[str]:
 
 
 def models_for(workspace: Workspace, scan: str) -> list[str]:
-    """The folds whose models never saw this scan: its own fold's, or every fold's for a test scan."""
-    row = workspace.read("splits").filter(pl.col("scan") == scan)
-    if row.is_empty():
-        raise NotReady(f"{scan}: not in the splits")
-    fold = row["fold"][0]
+    """The folds whose models never saw this scan: its own fold's, or every fold's for a test scan or a new one."""
+    _, fold = side_of(workspace, scan)
     return folds(workspace) if fold is None else [str(fold)]
+
+
+def side_of(workspace: Workspace, scan: str) -> tuple[str, int | None]:
+    """Set and fold of a scan in the split; NotReady where it is in none."""
+    side = workspace.sides.get(scan)
+    if side is None:
+        raise NotReady(f"{scan}: not in the splits")
+    return side
+
+
+def model_hash(workspace: Workspace, fold: str) -> str:
+    """SHA-256 of a fold's checkpoint; NotReady where it is not trained."""
+    return upstream(workspace, "trained_models", fold)
 
 
 def people(workspace: Workspace, scans: list[str]) -> pl.DataFrame:
@@ -49,6 +62,16 @@ def people(workspace: Workspace, scans: list[str]) -> pl.DataFrame:
         frame = frame.with_columns(column_values(frame, column).alias(column))
     order = pl.DataFrame({"scan": scans})
     return order.join(frame, on="scan", how="left", maintain_order="left")
+
+
+def person(workspace: Workspace, scan: str, columns: list[str]) -> tuple[Any, ...] | None:
+    """What is known of a scan's person, as `people` gives it; None for a scan that is not in the cohort."""
+
+    def build(frame: pl.DataFrame) -> dict[str, tuple[Any, ...]]:
+        scans = frame["scan"].to_list()
+        return dict(zip(scans, people(workspace, scans).select(columns).rows(), strict=True))
+
+    return workspace.derived("scans", ("person", *columns), build).get(scan)
 
 
 def samples(workspace: Workspace, scans: list[str]) -> Samples:
@@ -92,38 +115,31 @@ def samples(workspace: Workspace, scans: list[str]) -> Samples:
 def _trained_models(workspace: Workspace) -> Stage:
     study = workspace.study
 
+    def divided(fold: str) -> pl.DataFrame:
+        """Scan, person and role of all that a fold's model learns from, sorted by scan."""
+        validates = pl.col("fold") == int(fold)
+        role = pl.when(validates).then(pl.lit("validation")).otherwise(pl.lit("train"))
+        frame = workspace.read("splits").filter(pl.col("set") == "train").sort("scan")
+        return frame.select("scan", "participant_id", role.alias("set"))
+
     def inputs(fold: str) -> Any:
-        splits = upstream(workspace, "splits", ALL)
-        scans = workspace.read("splits").sort("scan")["scan"].to_list()
+        upstream(workspace, "splits", ALL)
+        frame = divided(fold)
+        scans = frame["scan"].to_list()
         columns = ["target", *sorted({covariate.column for covariate in study.cohort.covariates})]
-        values = people(workspace, scans).select(columns).rows()
+        volumes = workspace.results("prepared_volumes")
         return [
             fold,
-            splits,
-            workspace.results("prepared_volumes", items=scans),
-            values,
-            study.model.model_dump(mode="json"),
-            study.training.model_dump(mode="json"),
-            study.cohort.target.model_dump(mode="json"),
+            frame.rows(),
+            [volumes.get(scan) for scan in scans],
+            people(workspace, scans).select(columns).rows(),
         ]
 
     def make(fold: str) -> Done:
-        import numpy as np
-
-        from relevance_assets.training.checkpoint import load
         from relevance_assets.training.fit import fit
-        from relevance_assets.training.predict import predict
 
-        frame = workspace.read("splits").sort("scan")
-        role = (
-            pl.when(pl.col("set") == "test")
-            .then(pl.lit("test"))
-            .when(pl.col("fold") == int(fold))
-            .then(pl.lit("validation"))
-            .otherwise(pl.lit("train"))
-        )
-        frame = frame.with_columns(role.alias("role"))
-        sets = {name: frame.filter(pl.col("role") == name)["scan"].to_list() for name in ("train", "validation")}
+        frame = divided(fold)
+        sets = {name: frame.filter(pl.col("set") == name)["scan"].to_list() for name in ("train", "validation")}
         fitted = fit(
             study.model,
             study.training,
@@ -134,43 +150,25 @@ def _trained_models(workspace: Workspace) -> Stage:
             fold=int(fold),
             progress=lambda epoch, epochs, metrics: tick(epoch / epochs, f"fold {fold}, epoch {epoch} of {epochs}"),
         )
-        everyone = samples(workspace, frame["scan"].to_list())
-        said = predict(load(fitted.checkpoint), everyone, study.training.batch_size)
-        binary = study.cohort.target.kind == "binary"
         key = {"model": study.model.name, "fold": fold}
-        predictions = frame.select("scan", pl.col("role").alias("set")).with_columns(
-            **{name: pl.lit(value) for name, value in key.items()},
-            target=pl.Series(everyone.targets.astype(np.float64)),
-            output=pl.Series(said.outputs),
-            probability=pl.Series(1 / (1 + np.exp(-said.outputs))) if binary else pl.lit(None, pl.Float64),
-        )
-        tables = {
-            "models": pl.DataFrame(
-                [
-                    key
-                    | {
-                        "path": workspace.relative(fitted.checkpoint),
-                        "sha256": fitted.sha256,
-                        "parameters": fitted.parameters,
-                        "device": fitted.device,
-                        "seconds": fitted.seconds,
-                        "seed": fitted.seed,
-                        "best_epoch": fitted.best_epoch,
-                    }
-                ]
-            ),
-            "training_epochs": fitted.epochs.with_columns(**{name: pl.lit(value) for name, value in key.items()}),
-            "predictions": predictions,
+        keyed = {name: pl.lit(value) for name, value in key.items()}
+        model = {
+            "path": workspace.relative(fitted.checkpoint),
+            "sha256": fitted.sha256,
+            "parameters": fitted.parameters,
+            "device": fitted.device,
+            "seconds": fitted.seconds,
+            "seed": fitted.seed,
+            "best_epoch": fitted.best_epoch,
         }
-        if said.attention is not None:
-            names = [contrast.name for contrast in study.contrasts]
-            wide = pl.DataFrame(said.attention, schema=names, orient="row").with_columns(scan=frame["scan"])
-            long = wide.unpivot(names, index="scan", variable_name="contrast", value_name="weight")
-            tables["attention_weights"] = long.with_columns(**{name: pl.lit(value) for name, value in key.items()})
         best = fitted.epochs.filter(pl.col("epoch") == fitted.best_epoch)
         return Done(
-            tables=tables,
-            result=fingerprint(fitted.sha256, predictions.select("scan", "target", "output").rows()),
+            tables={
+                "models": pl.DataFrame([key | model]),
+                "training_epochs": fitted.epochs.with_columns(**keyed),
+                "training_scans": frame.with_columns(**keyed),
+            },
+            result=fitted.sha256,
             metadata={
                 "parameters": fitted.parameters,
                 "device": fitted.device,
@@ -184,11 +182,18 @@ def _trained_models(workspace: Workspace) -> Stage:
 
     return Stage(
         name="trained_models",
-        version="1",
-        description="One network per fold, best epoch by the validation measure, with what it says of every scan "
-        "(tables predictions and attention_weights).",
-        tables=("models", "training_epochs", "predictions", "attention_weights"),
+        version="2",
+        description="One network per fold, best epoch by the validation measure. Trained when there is none, or when "
+        "somebody asks; scans that come later are predicted and explained by the models there are.",
+        tables=("models", "training_epochs", "training_scans"),
         items=lambda: folds(workspace),
+        settings=[
+            study.model.model_dump(mode="json"),
+            study.training.model_dump(mode="json"),
+            study.cohort.target.model_dump(mode="json"),
+            [step.model_dump(mode="json") for step in study.preparation],
+            [contrast.model_dump(mode="json") for contrast in study.contrasts],
+        ],
         inputs=inputs,
         work=each(make),
         outputs=lambda fold: [workspace.home.model(study.name, int(fold)) / "model.pt"],
@@ -200,13 +205,97 @@ def _trained_models(workspace: Workspace) -> Stage:
     )
 
 
+# ----------------------------------------------------------------------------------------------------- predictions
+def _predictions(workspace: Workspace) -> Stage:
+    study = workspace.study
+
+    def inputs(scan: str) -> Any:
+        columns = ["target", *sorted({covariate.column for covariate in study.cohort.covariates})]
+        return [
+            upstream(workspace, "prepared_volumes", scan),
+            {fold: model_hash(workspace, fold) for fold in folds(workspace)},
+            side_of(workspace, scan),
+            person(workspace, scan, columns),
+        ]
+
+    @contextmanager
+    def work() -> Iterator[Work]:
+        from relevance_assets.training.predict import Predictor
+
+        opened: dict[str, Predictor] = {}
+
+        def model(fold: str) -> Predictor:
+            if fold not in opened:
+                opened[fold] = Predictor(workspace.home.model(study.name, int(fold)) / "model.pt")
+            return opened[fold]
+
+        yield lambda scan: make(scan, model)
+
+    def make(scan: str, model: Callable[[str], Predictor]) -> Done:
+        import numpy as np
+
+        sample = samples(workspace, [scan])
+        names = [contrast.name for contrast in study.contrasts]
+        rows: list[dict[str, Any]] = []
+        weights: list[dict[str, Any]] = []
+        for fold in folds(workspace):
+            said = model(fold)(sample, 1)  # one at a time: a batch's neighbours would show in the last bits
+            key = {"model": study.model.name, "fold": fold, "scan": scan}
+            output = float(said.outputs[0])
+            row = key | {"set": role_of(workspace, scan, fold), "target": float(sample.targets[0]), "output": output}
+            binary = study.cohort.target.kind == "binary"
+            rows.append(row | {"probability": float(1 / (1 + np.exp(-output))) if binary else None})
+            if said.attention is not None:
+                found = zip(names, said.attention[0].tolist(), strict=True)
+                weights += [key | {"contrast": name, "weight": weight} for name, weight in found]
+        frame = pl.DataFrame(rows, schema_overrides={"probability": pl.Float64})
+        tables = {"predictions": frame} | ({"attention_weights": pl.DataFrame(weights)} if weights else {})
+        unseen = frame.filter(pl.col("set") != "train")
+        return Done(
+            tables=tables,
+            result=fingerprint(frame.rows(), weights),
+            metadata={"output": unseen["output"].mean(), "target": rows[0]["target"], "set": unseen["set"][0]},
+        )
+
+    return Stage(
+        name="predictions",
+        version="1",
+        description="What each fold's model says of a scan, and how much weight it gives to each contrast.",
+        tables=("predictions", "attention_weights"),
+        items=lambda: sorted(workspace.sides),
+        inputs=inputs,
+        work=work,
+        partition="scan",
+        needs=("prepared_volumes", "splits", "trained_models"),
+        kinds=frozenset({"pytorch"}),
+        group="model",
+        pool="gpu",
+    )
+
+
+def role_of(workspace: Workspace, scan: str, fold: str) -> str:
+    """What a scan is to a fold's model: `train`, `validation`, `test` or `new`."""
+    side, validated_in = side_of(workspace, scan)
+    if side != "train":
+        return side
+    return "validation" if validated_in == int(fold) else "train"
+
+
 # ---------------------------------------------------------------------------------------------------------- scores
 def _scores(workspace: Workspace) -> Stage:
     study = workspace.study
 
     def inputs(_: str) -> Any:
-        models = {fold: upstream(workspace, "trained_models", fold) for fold in folds(workspace)}
-        return [models, study.statistics.model_dump(mode="json"), study.cohort.target.model_dump(mode="json")]
+        said = workspace.results("predictions")
+        if not said:
+            raise NotReady("no prediction yet: predictions")
+        people_of = workspace.read("scans").filter(pl.col("scan").is_in(list(said))).select("scan", "participant_id")
+        return [
+            said,
+            people_of.rows(),
+            study.statistics.model_dump(mode="json"),
+            study.cohort.target.model_dump(mode="json"),
+        ]
 
     def make(_: str) -> Done:
         from relevance_assets.assets.baselines import baseline_predictions
@@ -242,7 +331,7 @@ def _scores(workspace: Workspace) -> Stage:
         items=lambda: [ALL],
         inputs=inputs,
         work=each(make),
-        needs=("trained_models",),
+        needs=("predictions",),
         kinds=frozenset({"scipy", "polars"}),
         group="statistics",
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from relevance_assets.assets.cohort import upstream
-from relevance_assets.assets.models import models_for, people, samples
+from relevance_assets.assets.models import model_hash, models_for, person, samples
 from relevance_assets.assets.stages import Done, NotReady, Stage, Work, each
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
@@ -51,7 +51,7 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         return [
             upstream(workspace, "prepared_volumes", scan),
             {fold: model_hash(workspace, fold) for fold in models_for(workspace, scan)},
-            people(workspace, [scan]).select(columns).rows() if columns else [],
+            person(workspace, scan, columns) if columns else None,
             {name: method.model_dump(mode="json") for name, method in study.methods.items()},
         ]
 
@@ -142,27 +142,21 @@ def _relevance_maps(workspace: Workspace) -> Stage:
 
     return Stage(
         name="relevance_maps",
-        version="3",
+        version="4",
         description="Why the model decided so, voxel by voxel: LRP maps per contrast and combined, on the prepared and "
         "the native grid, by models that never saw the scan; table relevance_maps accounts for every map's sum, "
         "relevance_ledger for every operation of the network.",
         tables=("relevance_maps", "relevance_ledger"),
-        items=lambda: sorted(workspace.results("prepared_volumes")),
+        items=lambda: sorted(workspace.sides),
         inputs=inputs,
         work=work,
         outputs=outputs,
         partition="scan",
-        needs=("prepared_volumes", "trained_models"),
+        needs=("prepared_volumes", "splits", "trained_models"),
         kinds=frozenset({"pytorch", "nifti"}),
         group="relevance",
         pool="gpu",
     )
-
-
-def model_hash(workspace: Workspace, fold: str) -> str:
-    """SHA-256 of a fold's checkpoint; NotReady where it is not trained."""
-    upstream(workspace, "trained_models", fold)
-    return workspace.read("models", fold)["sha256"][0]
 
 
 def _geometry(workspace: Workspace, scan: str) -> Any:
@@ -274,6 +268,7 @@ def _quantile_masks(workspace: Workspace) -> Stage:
             for name in workspace.map_contrasts()
         ],
         partition="scan",
+        parallel=True,
         needs=("relevance_maps",),
         kinds=frozenset({"nifti", "numpy"}),
         group="relevance",
@@ -334,6 +329,7 @@ def _localisation(workspace: Workspace) -> Stage:
         inputs=inputs,
         work=each(make),
         partition="scan",
+        parallel=True,
         needs=("relevance_maps",),
         kinds=frozenset({"nifti", "numpy"}),
         group="relevance",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.checks import checks_of
-from relevance_assets.assets.chunks import CHUNK, asset_key, partitions_of, register_scans
-from relevance_assets.assets.lineage import ASSET_OF
-from relevance_assets.assets.stages import ALL, Stage, below, forget, remove_orphans, state_of
+from relevance_assets.assets.chunks import asset_key, contiguous, partitions_of, range_tags, register_scans
+from relevance_assets.assets.owners import ASSET_OF
+from relevance_assets.assets.stages import ALL, Stage, forget, remove_orphans, state_of
 from relevance_assets.assets.warehouse import database_asset, database_is_current, synthetic_asset
 from relevance_assets.assets.workspace import Workspace
-from relevance_assets.component import database_inputs, study_definitions, study_stages, synthetic_settings
+from relevance_assets.component import database_inputs, study_definitions, synthetic_settings
 from relevance_assets.configuration import load_studies
 from relevance_assets.home import Home
 
@@ -36,6 +37,7 @@ nux: {enabled: false}
 concurrency:
   runs: {max_concurrent_runs: 2}
   pools: {default_limit: 1, granularity: op}
+run_monitoring: {enabled: true, free_slots_after_run_end_seconds: 60}
 """
 
 
@@ -134,8 +136,13 @@ def run_synthetic(home: Home, instance: dg.DagsterInstance) -> bool:
     return True
 
 
-def run_study(workspace: Workspace, instance: dg.DagsterInstance) -> Report:
+def run_study(workspace: Workspace, instance: dg.DagsterInstance, *, retrain: bool = False) -> Report:
     """Bring a study up to date, then the database.
+
+    Parameters
+    ----------
+    retrain
+        Divide everybody anew, those who came after the split too, and train every model again.
 
     Raises
     ------
@@ -149,19 +156,17 @@ def run_study(workspace: Workspace, instance: dg.DagsterInstance) -> Report:
     for asset, items in workspace.recorded_by_asset().items():
         if asset not in by_name:  # a stage that today's settings leave out
             forget(workspace, asset, items, [table for table, owner in ASSET_OF.items() if owner == asset])
+    if retrain:
+        forget(workspace, "splits", {ALL}, ["splits"])
     checks = checks_of(workspace, stages)
     for stage in stages:
         remove_orphans(workspace, stage)
-        before = workspace.record(stage.name, ALL)
         if stage.partition is None:
             _run_whole(workspace, stage, definitions, instance, report)
         else:
             _run_partitions(workspace, stage, definitions, instance, report)
         if stage.name == "participants":
             register_scans(workspace, instance)
-        if stage.resets and before and before["result"] != (workspace.record(stage.name, ALL) or {}).get("result"):
-            for lower in below(stages, stage.name):
-                forget(workspace, lower.name, workspace.recorded(lower.name), lower.tables)
         # Dagster runs these checks only where the whole chunk went well, and not at all when nothing was to do.
         for owner, name, _, check in checks:
             if owner == stage.name:
@@ -209,11 +214,7 @@ def _run_partitions(
     todo = {item for item, state in states.items() if state == "stale" or (state == "current" and item not in known)}
     allowed = {item for item, state in states.items() if state != "failed"}
     for chunk in contiguous(partitions.get_partition_keys(dynamic_partitions_store=instance), todo, allowed):
-        tags = {
-            "dagster/asset_partition_range_start": chunk[0],
-            "dagster/asset_partition_range_end": chunk[-1],
-        }
-        result = _launch(definitions, instance, key, tags)
+        result = _launch(definitions, instance, key, range_tags(chunk))
         report.runs += 1
         _raise_unless(result, stage.name, workspace, items=chunk)
         report.made[stage.name] = report.made.get(stage.name, 0) + len(set(chunk) & todo)
@@ -225,27 +226,6 @@ def _run_partitions(
         raise Failed(f"{stage.name}: {report.failed[stage.name][0]}")
     if wanted and failed.height == len(wanted):
         raise Failed(f"{stage.name}: every scan failed; {report.failed[stage.name][0]}")
-
-
-def contiguous(keys: Sequence[str], todo: set[str], allowed: set[str]) -> list[list[str]]:
-    """Chunks of at most CHUNK keys to do, each a stretch of `keys`; it may span current ones, never bad ones."""
-    chunks: list[list[str]] = []
-    stretch: list[str] = []
-
-    def close() -> None:
-        while stretch and stretch[-1] not in todo:
-            stretch.pop()
-        if stretch:
-            chunks.append(list(stretch))
-        stretch.clear()
-
-    for key in keys:
-        if key not in allowed or len(set(stretch) & todo) == CHUNK:
-            close()
-        if key in todo or (stretch and key in allowed):
-            stretch.append(key)
-    close()
-    return chunks
 
 
 def _publish(home: Home, instance: dg.DagsterInstance, report: Report) -> None:

@@ -15,9 +15,9 @@ ENSEMBLE = "ensemble"
 
 
 def out_of_sample(predictions: pl.DataFrame) -> pl.DataFrame:
-    """One output per model and scan, by models that never saw it: validation scans their own fold's, test scans the
-    mean over folds."""
-    unseen = predictions.filter(pl.col("set").is_in(["validation", "test"]))
+    """One output per model and scan, by models that never saw it: validation scans their own fold's, test and new
+    scans the mean over folds."""
+    unseen = predictions.filter(pl.col("set").is_in(["validation", "test", "new"]))
     return (
         unseen.group_by("model", "scan", "set")
         .agg(pl.col("target").first(), pl.col("output").mean())
@@ -36,10 +36,12 @@ def score_table(workspace: Workspace, predictions: pl.DataFrame) -> pl.DataFrame
         groups: list[tuple[str, str, pl.DataFrame]] = []
         for fold in sorted(rows["fold"].unique()):
             of_fold = rows.filter(pl.col("fold") == fold)
-            groups += [(name, fold, of_fold.filter(pl.col("set") == name)) for name in ("train", "validation", "test")]
+            groups += [
+                (name, fold, of_fold.filter(pl.col("set") == name)) for name in ("train", "validation", "test", "new")
+            ]
         pooled = out_of_sample(rows).join(person, on="scan")
         # Validation scans pooled over folds: each by its own fold's model, whose scale may differ (stated, not hidden).
-        groups += [(name, ENSEMBLE, pooled.filter(pl.col("set") == name)) for name in ("validation", "test")]
+        groups += [(name, ENSEMBLE, pooled.filter(pl.col("set") == name)) for name in ("validation", "test", "new")]
         scored = []
         for name, fold, group in groups:
             if group.is_empty():
@@ -58,10 +60,10 @@ def score_table(workspace: Workspace, predictions: pl.DataFrame) -> pl.DataFrame
         mean = (
             table.filter(pl.col("fold") != ENSEMBLE)
             .group_by("model", "set", "metric", maintain_order=True)
-            # Folds share the test scans; each validation scan belongs to one of them.
+            # Folds share the test scans and the new ones; each validation scan belongs to one of them.
             .agg(
                 pl.col("value").mean(),
-                pl.when(pl.col("set").first() == "test")
+                pl.when(pl.col("set").first().is_in(["test", "new"]))
                 .then(pl.col("n").max())
                 .otherwise(pl.col("n").sum())
                 .alias("n"),

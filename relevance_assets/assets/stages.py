@@ -9,7 +9,9 @@ Belongs here: deciding, doing, recording, isolating errors. Does not belong here
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import resource
 import sys
 import time
@@ -23,7 +25,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from relevance_assets.assets.workspace import Workspace
+from relevance_assets.assets.owners import ASSET_OF
+from relevance_assets.assets.workspace import ALL, Workspace
 from relevance_assets.files import fingerprint
 
 __all__ = [
@@ -32,19 +35,26 @@ __all__ = [
     "NotReady",
     "Outcome",
     "Stage",
+    "State",
     "WATCHER",
     "begin",
     "below",
     "each",
+    "examine",
     "forget",
+    "lost",
     "remove_orphans",
+    "retire",
+    "run_item",
     "run_items",
     "state_of",
     "tick",
+    "workers",
 ]
 
-ALL = "all"
 log = logging.getLogger(__name__)
+RETRY_AFTER_S = (1.0, 4.0)
+WORTH_A_PROCESS = 8  # items; starting one takes about as long as these
 
 # Called as (stage, items done, items, what is going on); the command line shows it as a progress bar.
 WATCHER: ContextVar[Callable[[str, float, int, str], None] | None] = ContextVar("watcher", default=None)
@@ -101,8 +111,13 @@ class Stage:
         Item -> files that must exist for the item to count as done.
     partition, needs, kinds, group, pool
         How Dagster sees it. `needs` names stages of the same study; `external` full asset keys elsewhere.
+    settings
+        The part of what goes in that a person sets: a change of it is wanted, where one of the inputs just happens.
     resets
-        A new result makes everything below void at once, so that no table mixes old and new.
+        Reads the present result from the tables; another one makes everything below void at once, so that no table
+        mixes old and new. None where a stage does not do so.
+    parallel
+        Items of a chunk may be made by several processes.
     """
 
     name: str
@@ -119,10 +134,17 @@ class Stage:
     kinds: frozenset[str] = frozenset({"python"})
     group: str = "cohort"
     pool: str | None = None
-    resets: bool = False
+    settings: Any = None
+    resets: Callable[[], str | None] | None = None
+    parallel: bool = False
 
     def fingerprint(self, item: str) -> str:
-        return fingerprint(self.name, self.version, self.inputs(item))
+        """Hash of settings, then hash of inputs."""
+        return f"{self.settings_hash}{fingerprint(self.inputs(item))[:12]}"
+
+    @property
+    def settings_hash(self) -> str:
+        return fingerprint(self.name, self.version, self.settings)[:12]
 
 
 @dataclass(frozen=True)
@@ -146,19 +168,33 @@ def each(function: Work) -> Callable[[], AbstractContextManager[Work]]:
     return opened
 
 
-def state_of(workspace: Workspace, stage: Stage, item: str) -> Literal["current", "failed", "stale"]:
-    """`current`: made from exactly today's inputs and still there. `failed`: these very inputs cannot succeed."""
+State = Literal["current", "failed", "stale", "waiting"]
+
+
+def state_of(workspace: Workspace, stage: Stage, item: str) -> State:
+    """Whether an item has to be made; see `examine`."""
+    return examine(workspace, stage, item)[0]
+
+
+def examine(workspace: Workspace, stage: Stage, item: str) -> tuple[State, str]:
+    """Whether an item has to be made, and its fingerprint today ('' where that cannot be said).
+
+    `current`: made from exactly today's inputs and still there. `failed`: these very inputs cannot succeed. `waiting`:
+    what it needs is not there yet. `stale`: the rest.
+    """
     record = workspace.record(stage.name, item)
-    if record is None or record["fingerprint"] is None:
-        return "stale"
     try:
-        same = record["fingerprint"] == stage.fingerprint(item)
+        today = stage.fingerprint(item)
+    except NotReady:
+        return "waiting", ""
     except (ValueError, OSError):  # an input is gone or unreadable: making the item will say which
-        return "stale"
+        return "stale", ""
+    if record is None or record["fingerprint"] != today:
+        return "stale", today
     if record["outcome"] != "ok":
-        return "failed" if same else "stale"
+        return "failed", today
     there = workspace.has(stage.tables[0], item) and all(path.exists() for path in stage.outputs(item))
-    return "current" if same and there else "stale"
+    return ("current" if there else "stale"), today
 
 
 def forget(workspace: Workspace, asset: str, items: set[str], tables: Iterable[str]) -> None:
@@ -167,6 +203,14 @@ def forget(workspace: Workspace, asset: str, items: set[str], tables: Iterable[s
         for table in tables:
             workspace.delete(table, item)
         workspace.delete("runs", f"{asset}__{item}")
+
+
+def retire(workspace: Workspace, scan: str) -> None:
+    """Take a scan's rows and records out of the tables, and set its files aside."""
+    for asset, items in workspace.recorded_by_asset().items():
+        if scan in items:
+            forget(workspace, asset, {scan}, [table for table, owner in ASSET_OF.items() if owner == asset])
+    workspace.set_aside(scan)
 
 
 def remove_orphans(workspace: Workspace, stage: Stage) -> list[str]:
@@ -186,10 +230,17 @@ def below(stages: list[Stage], name: str) -> list[Stage]:
     return [stage for stage in stages if stage.name in found - {name}]
 
 
-def run_items(workspace: Workspace, stage: Stage, items: list[str], *, run_id: str = "") -> list[Outcome]:
+def run_items(
+    workspace: Workspace, stage: Stage, items: list[str], *, run_id: str = "", lower: Iterable[Stage] = ()
+) -> list[Outcome]:
     """Make the items that are not current; an error of one leaves the others alone.
 
     Each item's rows are written, then its record: a kill in between leaves the item undone, never half done.
+
+    Parameters
+    ----------
+    lower
+        The stages below, which a new result of a stage that `resets` makes void.
     """
     outcomes: list[Outcome] = []
     todo = []
@@ -202,17 +253,35 @@ def run_items(workspace: Workspace, stage: Stage, items: list[str], *, run_id: s
         return outcomes
     workspace.describe_dataset()
     watcher = WATCHER.get()
-    with stage.work() as make:
-        for number, item in enumerate(todo):
-            begin(stage.name, number, len(todo), item)
-            outcomes.append(_run_item(workspace, stage, make, item, run_id))
+    processes = min(workers(), len(todo) // WORTH_A_PROCESS) if stage.parallel else 1
+    if processes > 1:
+        from relevance_assets.assets.processes import run_in_processes
+
+        outcomes += run_in_processes(workspace, stage, todo, run_id, processes)
+    else:
+        with stage.work() as make:
+            for number, item in enumerate(todo):
+                begin(stage.name, number, len(todo), item)
+                outcomes.append(run_item(workspace, stage, make, item, run_id, lower))
     if watcher:
         watcher(stage.name, len(todo), len(todo), "")
     return sorted(outcomes, key=lambda outcome: items.index(outcome.item))
 
 
-def _run_item(workspace: Workspace, stage: Stage, make: Work, item: str, run_id: str) -> Outcome:
+def workers() -> int:
+    """Processes that a stage of CPU work may use: RELEVANCE_WORKERS, or one per CPU."""
+    given = os.environ.get("RELEVANCE_WORKERS", "")
+    if given.isdecimal():
+        return max(1, int(given))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_item(
+    workspace: Workspace, stage: Stage, make: Work, item: str, run_id: str, lower: Iterable[Stage] = ()
+) -> Outcome:
+    """Make one item, write its rows and then its record, whatever comes of it."""
     started, clock = datetime.now(UTC), time.perf_counter()
+    before = workspace.record(stage.name, item)
     record = {
         "asset": stage.name,
         "item": item,
@@ -221,16 +290,20 @@ def _run_item(workspace: Workspace, stage: Stage, make: Work, item: str, run_id:
         "reason": None,
         "fingerprint": None,
         "result": None,
+        "attempts": None,
     }
     metadata: dict[str, Any] = {}
     # Without a record the item counts as undone: a kill from here on must not leave the old record beside new files.
     workspace.delete("runs", f"{stage.name}__{item}")
     try:
         record["fingerprint"] = stage.fingerprint(item)
-        done = make(item)
+        done = _patiently(lambda: make(item))
         unexpected = set(done.tables) - set(stage.tables)
         if unexpected:
             raise RuntimeError(f"stage {stage.name} wrote tables that it does not own: {sorted(unexpected)}")
+        if stage.resets and stage.resets() != done.result:
+            for one in lower:
+                forget(workspace, one.name, workspace.recorded(one.name), one.tables)
         for table in stage.tables:
             if table in done.tables:
                 workspace.write(table, item, done.tables[table])
@@ -253,10 +326,36 @@ def _run_item(workspace: Workspace, stage: Stage, make: Work, item: str, run_id:
         record |= {"outcome": "failed", "reason": text if expected else f"{type(error).__name__}: {text}"}
         if not isinstance(error, ValueError) or isinstance(error, NotReady):
             record["fingerprint"] = None  # a full disk, a lost mount, too little memory: worth another try
+        if record["fingerprint"] is None:
+            record["attempts"] = 1 + ((before or {}).get("attempts") or 0)
     record["seconds"] = time.perf_counter() - clock
     record["peak_mb"] = _peak_mb()
     workspace.write("runs", f"{stage.name}__{item}", pl.DataFrame([record], infer_schema_length=None))
     return Outcome(item, record["outcome"], record["reason"], metadata=metadata)  # type: ignore[arg-type]
+
+
+def lost(workspace: Workspace, stage: Stage, item: str, run_id: str) -> Outcome:
+    """The record of an item whose process died."""
+
+    def make(_: str) -> Done:
+        raise MemoryError("its process was killed: too little memory, or a fault in a library; see the run's log")
+
+    return run_item(workspace, stage, make, item, run_id)
+
+
+def _patiently(make: Callable[[], Done]) -> Done:
+    """Try again after a moment, twice, where the disk or the network failed; never where the input is at fault."""
+    for wait in RETRY_AFTER_S:
+        try:
+            return make()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
+                raise  # these do not pass by themselves
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.warning("%s; trying again in %g s", error, wait)
+            time.sleep(wait)
+    return make()
 
 
 def _peak_mb() -> float:

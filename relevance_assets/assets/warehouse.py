@@ -70,6 +70,11 @@ def database_is_current(home: Home) -> bool:
     return home.database.exists() and stamp.exists() and stamp.read_text() == _database_inputs(home)
 
 
+# What has changed is published though scans are missing or failed: with eager() alone, one that never comes would hold
+# up the database for good. Work under way ends first.
+PUBLISH = dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
+
+
 def database_asset(home: Home, deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
     @dg.asset(
         name="results_database",
@@ -77,6 +82,7 @@ def database_asset(home: Home, deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
         kinds={"duckdb", "sql"},
         owners=["team:relevance"],
         deps=deps,
+        automation_condition=PUBLISH,
         pool="warehouse",
         code_version="1",
         description="Every table of every study, with views, in one DuckDB file: built aside from the Parquet files, "

@@ -6,21 +6,25 @@ stages wrote. Does not belong here: doing the work (the stages), Dagster.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
+from relevance_assets.cohort.watch import Folder, look, look_at
 from relevance_assets.files import write_json
 from relevance_assets.home import Home, split_scan
 from relevance_assets.study import Contrast, Study
 from relevance_assets.tables.store import Store, stored_path
 
-__all__ = ["Workspace", "COMBINED", "camel"]
+__all__ = ["ALL", "COMBINED", "Snapshot", "Workspace", "camel"]
 
+ALL = "all"  # the one item, and the one partition, of what belongs to the whole cohort
 COMBINED = "combined"
 TRUTH = "truth"
 
@@ -34,12 +38,16 @@ def camel(*words: str) -> str:
     return parts[0] + "".join(part[0].upper() + part[1:] for part in parts[1:])
 
 
+Built = TypeVar("Built")
+
+
 @dataclass(frozen=True)
 class Workspace:
     """One study in one home folder."""
 
     study: Study
     home: Home
+    _built: dict[Any, tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def store(self) -> Store:
@@ -80,16 +88,37 @@ class Workspace:
             found.setdefault(asset, set()).add(item)
         return found
 
-    def results(self, asset: str, *, items: list[str] | None = None) -> dict[str, str]:
+    def results(self, asset: str) -> dict[str, str]:
         """What each finished item of an asset came to (a content hash), by item."""
         frame = self.read("runs").filter((pl.col("asset") == asset) & (pl.col("outcome") == "ok"))
-        if items is not None:
-            frame = frame.filter(pl.col("item").is_in(items))
         return dict(frame.sort("item").select("item", "result").iter_rows())
 
     def known_scans(self) -> pl.DataFrame:
         """Rows of table `scans` that may be worked on (status `ok`)."""
         return self.read("scans").filter(pl.col("status") == "ok").sort("scan")
+
+    def derived(self, table: str, name: Any, build: Callable[[pl.DataFrame], Built]) -> Built:
+        """What `build` makes of a table of the whole cohort; made again only when the table's file is another."""
+        stamp = self.store.stamp(table, self.study.name, ALL)
+        known = self._built.get((table, name))
+        if known is None or known[0] != stamp:
+            known = (stamp, build(self.read(table)))
+            self._built[table, name] = known
+        return known[1]
+
+    @property
+    def sides(self) -> dict[str, tuple[str, int | None]]:
+        """Set and fold of every scan that is in the split."""
+        return self.derived("splits", "sides", _sides)
+
+    # -------------------------------------------------------------------------------------------------- raw files
+    def folder(self) -> Folder:
+        """What lies in the BIDS folder now."""
+        return look(self.bids)
+
+    def signature(self, scan: str) -> str:
+        """Of a raw scan's files as they are now."""
+        return look_at(self.bids, scan)
 
     # -------------------------------------------------------------------------------------------------- files
     def relative(self, path: Path) -> str:
@@ -129,6 +158,19 @@ class Workspace:
     def _image(self, scan: str, name: str) -> Path:
         return self.home.image(self.study.name, scan, name)
 
+    def set_aside(self, scan: str) -> None:
+        """Move a scan's derivatives to `removed/<study>/<scan>`, in place of what an earlier removal left there."""
+        folder = self._image(scan, "").parent
+        if not folder.exists():
+            return
+        place = self.home.removed(self.study.name) / scan
+        shutil.rmtree(place, ignore_errors=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder, place)
+        for empty in (folder.parent, folder.parent.parent):
+            if empty != self.home.derivatives(self.study.name) and empty.is_dir() and not any(empty.iterdir()):
+                empty.rmdir()
+
     def describe_dataset(self) -> None:
         """Write `dataset_description.json` and `.bidsignore` of the study's derivatives, once."""
         folder = self.home.derivatives(self.study.name)
@@ -147,3 +189,39 @@ class Workspace:
                 "DatasetLinks": {"raw": self.bids.resolve().as_uri()},
             },
         )
+
+
+def _sides(splits: pl.DataFrame) -> dict[str, tuple[str, int | None]]:
+    return {scan: (side, fold) for scan, side, fold in splits.select("scan", "set", "fold").iter_rows()}
+
+
+class Snapshot(Workspace):
+    """A study as it was at one moment: records and raw files are looked at once, for plans over all scans."""
+
+    @cached_property
+    def _records(self) -> dict[str, dict[str, dict[str, Any]]]:
+        records: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in self.read("runs").iter_rows(named=True):
+            records.setdefault(row["asset"], {})[row["item"]] = row
+        return records
+
+    @cached_property
+    def _folder(self) -> Folder:
+        return super().folder()
+
+    def record(self, asset: str, item: str) -> dict[str, Any] | None:
+        return self._records.get(asset, {}).get(item)
+
+    def recorded_by_asset(self) -> dict[str, set[str]]:
+        return {asset: set(items) for asset, items in self._records.items()}
+
+    def results(self, asset: str) -> dict[str, str]:
+        found = self._records.get(asset, {})
+        return {item: row["result"] for item, row in sorted(found.items()) if row["outcome"] == "ok"}
+
+    def folder(self) -> Folder:
+        return self._folder
+
+    def signature(self, scan: str) -> str:
+        seen = self._folder.scans.get(scan)
+        return seen.signature if seen else ""

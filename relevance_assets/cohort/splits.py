@@ -13,7 +13,9 @@ import polars as pl
 
 from relevance_assets.study import Split, Target
 
-__all__ = ["SplitError", "check_no_leakage", "split_scans"]
+__all__ = ["NEW", "SplitError", "check_no_leakage", "extend_splits", "split_scans"]
+
+NEW = "new"  # the set of people who came after the split
 
 
 class SplitError(ValueError):
@@ -65,6 +67,30 @@ def split_scans(frame: pl.DataFrame, target: Target, split: Split) -> pl.DataFra
     result = pl.DataFrame(rows, schema=schema, orient="row")
     _check_result(result, labels, target, split)
     return result
+
+
+def extend_splits(splits: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
+    """The same split for another cohort: people stay where they are, and who was not there then is `new`.
+
+    New people are in no fold: no model was trained on them, as on the test set, whose figures they leave alone.
+
+    Parameters
+    ----------
+    splits : DataFrame
+        As `split_scans` or this function returns it.
+    frame : DataFrame
+        Columns scan, participant_id: today's cohort.
+
+    Returns
+    -------
+    DataFrame, sorted by scan
+        scan, participant_id, set (`train`, `test` or `new`), fold.
+    """
+    sides = splits.select("participant_id", "set", "fold").unique("participant_id", keep="first", maintain_order=True)
+    cohort = frame.select("scan", "participant_id").sort("scan")
+    return cohort.join(sides, on="participant_id", how="left", maintain_order="left").with_columns(
+        pl.col("set").fill_null(NEW)
+    )
 
 
 def check_no_leakage(splits: pl.DataFrame) -> list[str]:

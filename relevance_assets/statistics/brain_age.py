@@ -35,9 +35,9 @@ def brain_age_gap(predictions: pl.DataFrame) -> pl.DataFrame:
     Raises
     ------
     ValueError
-        A set other than 'validation' and 'test'.
+        A set other than 'validation', 'test' and 'new'.
     """
-    strange = predictions.filter(~pl.col("set").is_in(["validation", "test"]))
+    strange = predictions.filter(~pl.col("set").is_in(["validation", "test", "new"]))
     if strange.height:
         raise ValueError(f"brain-age gap: scan {strange['scan'][0]} is of set {strange['set'][0]!r}")
     fitted = predictions.filter(pl.col("set") == "validation")

@@ -96,15 +96,20 @@ _ALL = (
         _real("share_cropped", "share of brain voxels that crop_or_pad cut off", nullable=True),
     )),
     _table("splits", "Set and fold of each scan; all scans of a person are in the same.", (_SCAN,), (
-        _text("set", "'train' or 'test'"),
-        _whole("fold", "fold in which the scan is validated; null for test", nullable=True),
+        _text("set", "'train', 'test' or 'new' (came after the split)"),
+        _whole("fold", "fold in which the scan is validated; null for test and new", nullable=True),
         _text("participant_id", "sub-<label>"),
+        _text("draw", "which split it is: hash of settings and cohort when it was drawn", nullable=True),
     )),
     _table("training_epochs", "Course of training.", (_MODEL, _FOLD, _whole("epoch", "from 1")), (
         _real("loss", "mean loss of the training batches", nullable=True),
         _real("validation_loss", "loss on the validation scans", nullable=True),
         _real("validation_metric", "the monitored measure on the validation scans", nullable=True),
         _real("seconds", "duration of the epoch", nullable=True, volatile=True),
+    )),
+    _table("training_scans", "Scans that each model was trained on and chosen by.", (_MODEL, _FOLD, _SCAN), (
+        _text("set", "'train' or 'validation'"),
+        _text("participant_id", "sub-<label>"),
     )),
     _table("models", "Trained models, one per fold.", (_MODEL, _FOLD), (
         _text("path", f"checkpoint, {_PATH}"),
@@ -116,14 +121,14 @@ _ALL = (
         _whole("best_epoch", "epoch that was kept"),
     )),
     _table("predictions", "What each model says of each scan.", (_MODEL, _FOLD, _SCAN), (
-        _text("set", "the scan's role for this model: 'train', 'validation' or 'test'"),
+        _text("set", "the scan's role for this model: 'train', 'validation', 'test' or 'new'"),
         _real("target", "binary: 0 or 1; regression: the target in its unit"),
         _real("output", "the model's output: logit (binary) or the target's unit (regression)"),
         _real("probability", "logistic function of the output; null for regression", nullable=True),
     )),
     _table("scores", "How good the predictions are.", (
         _MODEL,
-        _text("set", "'train', 'validation' or 'test'"),
+        _text("set", "'train', 'validation', 'test' or 'new'"),
         _text("fold", "'0', '1', ...; 'mean' over the folds' scores; 'ensemble': score of the mean output"),
         _text("metric", "binary: auc, accuracy, ...; regression: mae, rmse, r, r2"),
     ), (
@@ -197,7 +202,7 @@ _ALL = (
         _whole("n", "pairs used"),
     )),
     _table("brain_age_gap", "Predicted minus true age, also without its dependence on age.", (_SCAN,), (
-        _text("set", "'validation' or 'test'"),
+        _text("set", "'validation', 'test' or 'new'"),
         _real("age", "age in years"),
         _real("predicted_age", "predicted age in years"),
         _real("gap_years", "predicted minus true age, years"),
@@ -212,6 +217,7 @@ _ALL = (
         _real("seconds", "duration", nullable=True, volatile=True),
         _real("peak_mb", "greatest memory of the process, MB", nullable=True, volatile=True),
         _text("outcome", "'ok' or 'failed'"),
+        _whole("attempts", "how often in a row it failed for a reason that may pass", nullable=True, volatile=True),
         _text("reason", "why it failed, in one line", nullable=True),
         _text("fingerprint", "hash of inputs (also file times), parameters and code version; null where another try "
               "may succeed", nullable=True, volatile=True),

@@ -60,6 +60,14 @@ class Store:
         """Remove a partition; nothing happens if there is none."""
         self._path(table, study, partition).unlink(missing_ok=True)
 
+    def stamp(self, table: str, study: str, partition: str) -> tuple[int, int, int] | None:
+        """Tells whether a partition's file is still the same one; None where there is none."""
+        try:
+            status = self._path(table, study, partition).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
     def partitions(self, table: str, study: str) -> list[str]:
         """Names of a study's partitions, sorted."""
         return [path.stem for path in self.files(table, study)]

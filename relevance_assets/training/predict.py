@@ -20,7 +20,7 @@ from relevance_assets.training import checkpoint
 from relevance_assets.training.data import Batches, Samples, TrainingError, Volumes
 from relevance_assets.training.loop import has_gpu, memory_format, switches
 
-__all__ = ["Predictions", "predict"]
+__all__ = ["Predictions", "Predictor", "predict"]
 
 
 @dataclass(frozen=True)
@@ -39,47 +39,69 @@ class Predictions:
     attention: np.ndarray | None
 
 
-def predict(model: nn.Module | Path, samples: Samples, batch_size: int = 8) -> Predictions:
-    """Outputs of `model` for `samples`; images are read batch by batch and none is kept.
+class Predictor:
+    """A network ready to be applied: opened once, for any number of calls.
 
     Parameters
     ----------
     model
         A `model.pt`, or a network, which is left as it is. It runs on a GPU where there is one.
-    batch_size
-        Scans at a time; outputs may depend on it in the last bits.
 
     Raises
     ------
     CheckpointError
         The file cannot be used.
-    TrainingError
-        The scans do not suit the model, or an output is not finite.
     """
-    if isinstance(model, Path):
-        network, where = checkpoint.load(model), f"{model}: "
-        _check(checkpoint.describe(model), samples, model)
-    else:
-        network, where = copy.deepcopy(model), ""
-    device = torch.device("cuda" if has_gpu() else "cpu")
-    network = network.to(device).to(memory_format=memory_format(device)).float().eval()
-    attend: Any = getattr(network, "attention", None)
-    outputs: list[torch.Tensor] = []
-    attention: list[torch.Tensor] = []
-    with switches(), torch.inference_mode(), no_tf32():
-        for batch in Batches(samples, Volumes(0), batch_size) if len(samples) else ():
-            images = batch.images.to(device).contiguous(memory_format=memory_format(device))
-            outputs.append(network(images, batch.covariates.to(device)).cpu())
-            if attend is not None:
-                attention.append(attend(images).cpu())
-    values = torch.cat(outputs).double().numpy() if outputs else np.empty(0)
-    if not np.isfinite(values).all():
-        scan = samples.scans[int((~np.isfinite(values)).argmax())]
-        raise TrainingError(f"{where}the output for {scan} is not finite; check its prepared images")
-    return Predictions(values, torch.cat(attention).double().numpy() if attention else None)
+
+    def __init__(self, model: nn.Module | Path) -> None:
+        self.description: checkpoint.Description | None = None
+        self.path: Path | None = None
+        if isinstance(model, Path):
+            self.path, self.description = model, checkpoint.describe(model)
+            network = checkpoint.load(model)
+        else:
+            network = copy.deepcopy(model)
+        self.device = torch.device("cuda" if has_gpu() else "cpu")
+        self.network = network.to(self.device).to(memory_format=memory_format(self.device)).float().eval()
+
+    def __call__(self, samples: Samples, batch_size: int = 8) -> Predictions:
+        """Outputs for `samples`; images are read batch by batch and none is kept.
+
+        Parameters
+        ----------
+        batch_size
+            Scans at a time; outputs may depend on it in the last bits.
+
+        Raises
+        ------
+        TrainingError
+            The scans do not suit the model, or an output is not finite.
+        """
+        if self.description is not None:
+            _check(self.description, samples, self.path)
+        attend: Any = getattr(self.network, "attention", None)
+        outputs: list[torch.Tensor] = []
+        attention: list[torch.Tensor] = []
+        with switches(), torch.inference_mode(), no_tf32():
+            for batch in Batches(samples, Volumes(0), batch_size) if len(samples) else ():
+                images = batch.images.to(self.device).contiguous(memory_format=memory_format(self.device))
+                outputs.append(self.network(images, batch.covariates.to(self.device)).cpu())
+                if attend is not None:
+                    attention.append(attend(images).cpu())
+        values = torch.cat(outputs).double().numpy() if outputs else np.empty(0)
+        if not np.isfinite(values).all():
+            scan = samples.scans[int((~np.isfinite(values)).argmax())]
+            where = f"{self.path}: " if self.path else ""
+            raise TrainingError(f"{where}the output for {scan} is not finite; check its prepared images")
+        return Predictions(values, torch.cat(attention).double().numpy() if attention else None)
 
 
-def _check(description: checkpoint.Description, samples: Samples, path: Path) -> None:
+def predict(model: nn.Module | Path, samples: Samples, batch_size: int = 8) -> Predictions:
+    """Outputs of `model` for `samples`; see `Predictor`."""
+    return Predictor(model)(samples, batch_size)
+
+
+def _check(description: checkpoint.Description, samples: Samples, path: Path | None) -> None:
     if samples.covariates.shape[1] != description.covariates:
         raise TrainingError(
             f"{path}: was trained with {description.covariates} covariates, the scans have "

@@ -4,7 +4,7 @@ WITH unseen AS (
     SELECT a.study, a.model, a.scan, a.contrast, avg(a.weight) AS weight
     FROM attention_weights AS a
     JOIN predictions AS p USING (study, model, fold, scan)
-    WHERE p.set IN ('validation', 'test')
+    WHERE p.set IN ('validation', 'test', 'new')
     GROUP BY ALL
 ),
 ranked AS (

@@ -7,7 +7,7 @@ WITH per_scan AS (
         coalesce(avg(output) FILTER (fold = 'ensemble'), avg(output) FILTER (fold <> 'ensemble')) AS output,
         bool_and(probability IS NOT NULL) AS is_binary
     FROM predictions
-    WHERE set IN ('validation', 'test')
+    WHERE set IN ('validation', 'test', 'new')
     GROUP BY study, model, scan, set
 )
 SELECT

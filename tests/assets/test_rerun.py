@@ -93,16 +93,16 @@ def test_a_corrected_target_reaches_the_models(workspace: Workspace) -> None:
 
 def test_scores_follow_predictions_not_only_weights(workspace: Workspace) -> None:
     scores = next(stage for stage in model_stages(workspace) if stage.name == "scores")
-    for fold in "012":
-        record(workspace, "trained_models", fold, "weights and predictions")
+    person(workspace, 2.0)
+    record(workspace, "predictions", "sub-1", "said")
     before = scores.fingerprint(ALL)
-    record(workspace, "trained_models", "1", "same weights, other predictions")
+    record(workspace, "predictions", "sub-1", "said otherwise")
     assert scores.fingerprint(ALL) != before
 
 
 def test_what_rests_on_the_splits(workspace: Workspace) -> None:
     stages = [*cohort_stages(workspace), *model_stages(workspace)]
-    assert [stage.name for stage in below(stages, "splits")] == ["trained_models", "scores"]
+    assert [stage.name for stage in below(stages, "splits")] == ["trained_models", "predictions", "scores"]
     assert next(stage for stage in stages if stage.name == "splits").resets
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from relevance_assets.assets.runner import contiguous
+from relevance_assets.assets.chunks import contiguous
 from relevance_assets.assets.stages import (
     ALL,
     Done,
@@ -145,7 +145,6 @@ def test_results_are_those_of_finished_items(bench: Bench) -> None:
     bench.faults["sub-1"] = ValueError("bad")
     bench.run()
     assert bench.workspace.results("splits") == {"sub-2": "2", "sub-3": "3"}
-    assert bench.workspace.results("splits", items=["sub-3"]) == {"sub-3": "3"}
 
 
 def test_chunks_span_current_items_but_never_bad_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +152,7 @@ def test_chunks_span_current_items_but_never_bad_ones(monkeypatch: pytest.Monkey
     assert contiguous(keys, set("ace"), set(keys)) == [list("abcde")]
     assert contiguous(keys, set("ace"), set(keys) - {"d"}) == [list("abc"), ["e"]]
     assert contiguous(keys, set(), set(keys)) == []
-    monkeypatch.setattr("relevance_assets.assets.runner.CHUNK", 2)
+    monkeypatch.setattr("relevance_assets.assets.chunks.CHUNK", 2)
     assert contiguous(keys, set("abdgh"), set(keys)) == [list("ab"), list("defg"), ["h"]]
     assert contiguous(keys, set(keys), set(keys)) == [list("ab"), list("cd"), list("ef"), list("gh")]
 

@@ -1,0 +1,259 @@
+"""What a study does by itself: new scans are found, the right work is asked for, statistics come at night.
+
+Belongs here: sensors, schedules and jobs of one study, and the sensor that reports failures. Does not belong here:
+deciding what is due (`planning.py`), doing it (`stages.py`), the database's condition (`warehouse.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import dagster as dg
+
+from relevance_assets.assets.chain import study_stages
+from relevance_assets.assets.chunks import QUIET_TAG, asset_key, contiguous, range_tags
+from relevance_assets.assets.cohort import QUIET_S
+from relevance_assets.assets.notices import Notice, announce
+from relevance_assets.assets.planning import BACKOFF_S, Due, plan
+from relevance_assets.assets.stages import ALL, Stage, remove_orphans
+from relevance_assets.assets.workspace import Snapshot, Workspace
+from relevance_assets.configuration import SettingsError, load_studies
+from relevance_assets.files import fingerprint
+from relevance_assets.home import Home
+
+__all__ = ["failure_sensor", "look_around", "publishing_sensor", "study_automation"]
+
+EVERY_S = 30
+AT_ONCE = 20  # runs asked for in one look; the rest comes with the next
+MANY = 0.5  # share of scans that do not vanish together
+STUDY_TAG = "relevance/study"
+REQUEST_TAG = "relevance/request"
+UNDER_WAY = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def study_automation(workspace: Workspace, stages: list[Stage]) -> dg.Definitions:
+    """Sensor and schedules of one study.
+
+    They are on from the start for a study with a BIDS folder of its own; one on the synthetic cohort waits to be
+    switched on.
+    """
+    study = workspace.study
+    own = study.cohort.bids is not None
+    keys = {stage.name: asset_key(workspace, stage.name) for stage in stages}
+    statistics = dg.define_asset_job(
+        f"{study.name}_statistics",
+        selection=dg.AssetSelection.assets(*(keys[stage.name] for stage in stages if stage.group == "statistics")),
+        description="Scores and statistics of the whole cohort, where anything changed.",
+        tags={STUDY_TAG: study.name},
+    )
+    retraining = dg.define_asset_job(
+        f"{study.name}_retraining",
+        selection=dg.AssetSelection.assets(keys["splits"]),
+        config={"ops": {f"{study.name}__splits": {"config": {"draw_again": True}}}},
+        description="Divides everybody anew; models, maps and statistics follow by themselves.",
+        tags={STUDY_TAG: study.name},
+    )
+    jobs = _jobs(workspace, stages)
+    running, stopped = dg.DefaultScheduleStatus.RUNNING, dg.DefaultScheduleStatus.STOPPED
+    return dg.Definitions(
+        jobs=[statistics, retraining, *jobs],
+        sensors=[_new_scans(workspace, jobs, on=own)],
+        schedules=[
+            dg.ScheduleDefinition(
+                name=f"{study.name}_nightly_statistics",
+                job=statistics,
+                cron_schedule=study.automation.statistics,
+                default_status=running if own else stopped,
+                description="Statistics every night; the database follows when they have changed.",
+            ),
+            dg.ScheduleDefinition(
+                name=f"{study.name}_weekly_retraining",
+                job=retraining,
+                cron_schedule=study.automation.retraining,
+                default_status=stopped,
+                description="Off unless started: training again changes every map.",
+            ),
+        ],
+    )
+
+
+PARTS = {None: "cohort", "scan": "scans", "fold": "models"}
+WHAT = {
+    None: "What belongs to the whole cohort.",
+    "scan": "What each scan has: from its raw files to the masks of its maps.",
+    "fold": "Training, a fold at a time.",
+}
+
+
+def _jobs(workspace: Workspace, stages: list[Stage]) -> list[dg.UnresolvedAssetJobDefinition]:
+    """One job for every kind of partition: Dagster does not mix them. A run takes one asset of it."""
+    study = workspace.study.name
+    return [
+        dg.define_asset_job(
+            f"{study}_{part}",
+            selection=dg.AssetSelection.assets(*(asset_key(workspace, s.name) for s in stages if s.partition == kind)),
+            description=WHAT[kind],
+            tags={STUDY_TAG: study},
+        )
+        for kind, part in PARTS.items()
+    ]
+
+
+def _new_scans(workspace: Workspace, jobs: list[dg.UnresolvedAssetJobDefinition], *, on: bool) -> dg.SensorDefinition:
+    name = workspace.study.name
+
+    @dg.sensor(
+        name=f"{name}_new_scans",
+        jobs=jobs,
+        minimum_interval_seconds=EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED,
+        description="Finds new, changed and removed scans once their files are left alone, and asks for what is due, a "
+        "stage at a time. Never trains again because of a scan.",
+    )
+    def new_scans(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        try:
+            study = load_studies(workspace.home).get(name, workspace.study)  # as it is set now
+            return look_around(Snapshot(study, workspace.home), context.instance, context.cursor)
+        except SettingsError as error:
+            return dg.SkipReason(str(error))
+
+    return new_scans
+
+
+def look_around(
+    snapshot: Snapshot, instance: dg.DagsterInstance, cursor: str | None, now: float | None = None
+) -> dg.SensorResult | dg.SkipReason:
+    """One look of the sensor: what is due, as run requests."""
+    study, now = snapshot.study, time.time() if now is None else now
+    under_way = instance.get_runs_count(dg.RunsFilter(tags={STUDY_TAG: study.name}, statuses=UNDER_WAY))
+    if under_way:
+        return dg.SkipReason(f"{under_way} runs of {study.name} are under way")
+    token = QUIET_S.set(study.automation.quiet_seconds)
+    try:
+        folder = snapshot.folder()
+        gone = set(snapshot.known_scans()["scan"]) - set(folder.scans)
+        known = snapshot.known_scans().height
+        if known and len(gone) > max(1, MANY * known):
+            return dg.SkipReason(
+                f"{len(gone)} of {known} scans are gone from {snapshot.bids}: is its disk mounted? "
+                f"If they are to go, `relevance-assets run {study.name}` takes them out"
+            )
+        settling = len(folder.unsettled(study.automation.quiet_seconds, now))
+        stamp = fingerprint(folder.signature, _recorded_at(snapshot), study.model_dump(mode="json"))
+        if cursor == stamp and not settling:
+            return dg.SkipReason("nothing has changed")
+        stages = study_stages(snapshot)
+        for stage in stages:
+            remove_orphans(snapshot, stage)
+        found = plan(snapshot, stages, now)
+        requests, later = _requests(
+            snapshot, instance, found.due, folder.unsettled(study.automation.quiet_seconds, now), now
+        )
+    except (OSError, ValueError) as error:
+        return dg.SkipReason(str(error))
+    finally:
+        QUIET_S.reset(token)
+    if requests:
+        return dg.SensorResult(run_requests=requests, cursor="")
+    notes = "; ".join(found.notes[:3]) or ("some scans are still being written" if settling else "all is up to date")
+    return dg.SensorResult(skip_reason=dg.SkipReason(notes), cursor="" if found.later or later else stamp)
+
+
+def _recorded_at(workspace: Workspace) -> int:
+    """Changes whenever a record is written or taken away: each is a rename in this folder."""
+    folder = workspace.home.tables / "runs" / workspace.study.name
+    return folder.stat().st_mtime_ns if folder.exists() else 0
+
+
+def _requests(
+    snapshot: Snapshot, instance: dg.DagsterInstance, due: list[Due], settling: set[str], now: float
+) -> tuple[list[dg.RunRequest], bool]:
+    """Runs of at most a chunk, and whether some wait for another try."""
+    study = snapshot.study
+    quiet = {QUIET_TAG: str(study.automation.quiet_seconds)}
+    requests: list[dg.RunRequest] = []
+    later = False
+    for one in due:
+        key = asset_key(snapshot, one.stage.name)
+        if one.stage.partition is None:
+            chunks: Iterable[list[str]] = [[ALL]]
+        elif one.stage.partition == "fold":
+            chunks = [[item] for item in sorted(one.items)]
+        else:
+            keys = instance.get_dynamic_partitions(f"{study.name}_scans")
+            chunks = contiguous(keys, set(one.items) - settling, one.allowed - settling)
+        for chunk in chunks:
+            request = fingerprint(one.stage.name, sorted((item, one.items.get(item)) for item in chunk))
+            if not _may_try(instance, request, now):
+                later = True
+                continue
+            ranges = range_tags(chunk) if one.stage.partition else {}
+            tags = {STUDY_TAG: study.name, REQUEST_TAG: request, **ranges, **quiet}
+            job = f"{study.name}_{PARTS[one.stage.partition]}"
+            requests.append(dg.RunRequest(job_name=job, asset_selection=[key], tags=tags))
+            if len(requests) == AT_ONCE:
+                return requests, later
+    return requests, later
+
+
+def _may_try(instance: dg.DagsterInstance, request: str, now: float) -> bool:
+    """Whether the same work may be asked for again, after runs that broke without a word about their items."""
+    broken = instance.get_run_records(
+        dg.RunsFilter(
+            tags={REQUEST_TAG: request}, statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+        ),
+        limit=len(BACKOFF_S) + 1,
+    )
+    if not broken:
+        return True
+    if len(broken) > len(BACKOFF_S):
+        return False
+    last = max(record.end_time or record.update_timestamp.timestamp() for record in broken)
+    return now >= last + BACKOFF_S[len(broken) - 1]
+
+
+def publishing_sensor() -> dg.SensorDefinition:
+    """Evaluates the condition of the published database."""
+    return dg.AutomationConditionSensorDefinition(
+        "publishing",
+        target=dg.AssetSelection.assets("results_database"),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=EVERY_S,
+        description="Publishes the database when tables have changed and nothing is at work on them.",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- failures
+def failure_sensor(home: Home) -> dg.SensorDefinition:
+    """Writes down every run that failed and, if RELEVANCE_WEBHOOK is set, tells it to that address."""
+
+    @dg.run_failure_sensor(
+        name="failed_runs",
+        monitor_all_code_locations=False,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Writes failed runs to status.json in the home folder; posts them if RELEVANCE_WEBHOOK is set.",
+    )
+    def failed_runs(context: dg.RunFailureSensorContext) -> None:
+        run = context.dagster_run
+        keys = sorted(key.to_user_string() for key in run.asset_selection or ())
+        announce(home, Notice(run.run_id, ", ".join(keys) or run.job_name, _why(context), time.time()))
+
+    return failed_runs
+
+
+def _why(context: dg.RunFailureSensorContext) -> str:
+    """The first step's own account, else the run's."""
+    for event in context.get_step_failure_events():
+        data: Any = event.step_failure_data
+        said = data.user_failure_data and data.user_failure_data.description
+        error = data.error and (data.error.cause or data.error).message
+        return " ".join(str(said or error or event.message).split())
+    return " ".join(str(context.failure_event.message).split())

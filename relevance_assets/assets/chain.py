@@ -1,0 +1,31 @@
+"""The chain of a study: all its stages, in order.
+
+Belongs here: the list. Does not belong here: any stage, Dagster (worker processes open a chain without it).
+"""
+
+from __future__ import annotations
+
+from relevance_assets.assets.cohort import cohort_stages
+from relevance_assets.assets.models import model_stages
+from relevance_assets.assets.relevance import relevance_stages
+from relevance_assets.assets.stages import Stage
+from relevance_assets.assets.statistics import statistics_stages
+from relevance_assets.assets.workspace import Workspace
+
+__all__ = ["study_stages"]
+
+
+def study_stages(workspace: Workspace) -> list[Stage]:
+    """The study's stages, each after what it needs."""
+    stages = [
+        *cohort_stages(workspace),
+        *model_stages(workspace),
+        *relevance_stages(workspace),
+        *statistics_stages(workspace),
+    ]
+    seen: set[str] = set()
+    for stage in stages:
+        if not seen.issuperset(stage.needs):
+            raise RuntimeError(f"stage {stage.name} stands before what it needs: {set(stage.needs) - seen}")
+        seen.add(stage.name)
+    return stages

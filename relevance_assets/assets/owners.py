@@ -1,0 +1,26 @@
+"""Which asset writes each table."""
+
+from __future__ import annotations
+
+__all__ = ["ASSET_OF"]
+
+ASSET_OF = {
+    "participants": "participants",
+    "scans": "participants",
+    "raw_scans": "raw_scans",
+    "volumes": "prepared_volumes",
+    "splits": "splits",
+    "models": "trained_models",
+    "training_epochs": "trained_models",
+    "training_scans": "trained_models",
+    "predictions": "predictions",
+    "attention_weights": "predictions",
+    "scores": "scores",
+    "brain_age_gap": "scores",
+    "relevance_maps": "relevance_maps",
+    "relevance_ledger": "relevance_maps",
+    "quantile_masks": "quantile_masks",
+    "mask_measures": "quantile_masks",
+    "localisation": "localisation",
+    "correlations": "correlations",
+}

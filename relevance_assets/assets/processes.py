@@ -1,0 +1,90 @@
+"""Items of a chunk in several processes, for stages whose work is the CPU's.
+
+Belongs here: starting, feeding and burying workers. Does not belong here: what an item is (`stages.py`).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from typing import Any
+
+from relevance_assets.assets.stages import Outcome, Stage, Work, begin, lost, run_item
+from relevance_assets.assets.workspace import Workspace
+from relevance_assets.home import Home
+from relevance_assets.study import Study
+
+__all__ = ["run_in_processes"]
+
+_OPENED: dict[str, Any] = {}  # of this worker: workspace, stage, the stage's opened work
+
+
+def run_in_processes(
+    workspace: Workspace, stage: Stage, items: list[str], run_id: str, processes: int
+) -> list[Outcome]:
+    """Make items, several at a time; a worker that dies takes one item with it.
+
+    When workers die (too little memory, a crash in a library), what they left undone is made one by one, each in a
+    process of its own; the item whose process dies again is the one to blame.
+    """
+    outcomes: dict[str, Outcome] = {}
+    begin(stage.name, 0, len(items), items[0])
+    try:
+        with _pool(workspace, stage, processes) as pool:
+            futures = [pool.submit(_make, item, run_id) for item in items]
+            for future in as_completed(futures):
+                outcome = future.result()
+                outcomes[outcome.item] = outcome
+                begin(stage.name, len(outcomes), len(items), outcome.item)
+    except BrokenProcessPool:
+        for item in (item for item in items if item not in outcomes):
+            try:
+                with _pool(workspace, stage, 1) as pool:
+                    outcomes[item] = pool.submit(_make, item, run_id).result()
+            except BrokenProcessPool:
+                outcomes[item] = lost(workspace, stage, item, run_id)
+            begin(stage.name, len(outcomes), len(items), item)
+    return list(outcomes.values())
+
+
+def _pool(workspace: Workspace, stage: Stage, processes: int) -> ProcessPoolExecutor:
+    # spawn: a fork would share torch's threads and DuckDB's locks with the parent
+    study = workspace.study.model_dump_json()
+    return ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_open,
+        initargs=(study, str(workspace.home.root), stage.name, os.getpid()),
+    )
+
+
+def _open(study: str, home: str, stage: str, parent: int) -> None:
+    from pathlib import Path
+
+    from relevance_assets.assets.chain import study_stages
+
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    workspace = Workspace(Study.model_validate_json(study), Home(Path(home)))
+    _OPENED["workspace"] = workspace
+    _OPENED["stage"] = next(one for one in study_stages(workspace) if one.name == stage)
+
+
+def _leave_with(parent: int) -> None:
+    """End this process soon after its parent was killed: nobody else would."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _make(item: str, run_id: str) -> Outcome:
+    stage: Stage = _OPENED["stage"]
+    if "make" not in _OPENED:
+        _OPENED["open"] = ExitStack()
+        _OPENED["make"] = _OPENED["open"].enter_context(stage.work())
+    make: Work = _OPENED["make"]
+    return run_item(_OPENED["workspace"], stage, make, item, run_id)
