@@ -13,11 +13,12 @@ from typing import Any
 import dagster as dg
 
 from relevance_assets.assets.chain import study_stages
+from relevance_assets.assets.checks import checks_of
 from relevance_assets.assets.chunks import QUIET_TAG, asset_key, contiguous, range_tags
-from relevance_assets.assets.cohort import QUIET_S
+from relevance_assets.assets.cohort import SETTLED_BY
 from relevance_assets.assets.notices import Notice, announce
 from relevance_assets.assets.planning import BACKOFF_S, Due, plan
-from relevance_assets.assets.stages import ALL, Stage, remove_orphans
+from relevance_assets.assets.stages import ALL, Stage, below, remove_orphans
 from relevance_assets.assets.workspace import Snapshot, Workspace
 from relevance_assets.configuration import SettingsError, load_studies
 from relevance_assets.files import fingerprint
@@ -136,7 +137,8 @@ def look_around(
     under_way = instance.get_runs_count(dg.RunsFilter(tags={STUDY_TAG: study.name}, statuses=UNDER_WAY))
     if under_way:
         return dg.SkipReason(f"{under_way} runs of {study.name} are under way")
-    token = QUIET_S.set(study.automation.quiet_seconds)
+    settled_by = now - study.automation.quiet_seconds
+    token = SETTLED_BY.set(settled_by)
     try:
         folder = snapshot.folder()
         gone = set(snapshot.known_scans()["scan"]) - set(folder.scans)
@@ -146,7 +148,9 @@ def look_around(
                 f"{len(gone)} of {known} scans are gone from {snapshot.bids}: is its disk mounted? "
                 f"If they are to go, `relevance-assets run {study.name}` takes them out"
             )
-        settling = len(folder.unsettled(study.automation.quiet_seconds, now))
+        settling = folder.changed_after(settled_by)
+        if not known and settling.issuperset(folder.scans):
+            return dg.SkipReason(f"{len(settling)} scans are still being written to {snapshot.bids}")
         stamp = fingerprint(folder.signature, _recorded_at(snapshot), study.model_dump(mode="json"))
         if cursor == stamp and not settling:
             return dg.SkipReason("nothing has changed")
@@ -154,17 +158,30 @@ def look_around(
         for stage in stages:
             remove_orphans(snapshot, stage)
         found = plan(snapshot, stages, now)
-        requests, later = _requests(
-            snapshot, instance, found.due, folder.unsettled(study.automation.quiet_seconds, now), now
-        )
+        due, stopped = _unstopped(snapshot, stages, found.due)
+        requests, later = _requests(snapshot, instance, due, settling, now)
     except (OSError, ValueError) as error:
         return dg.SkipReason(str(error))
     finally:
-        QUIET_S.reset(token)
+        SETTLED_BY.reset(token)
     if requests:
         return dg.SensorResult(run_requests=requests, cursor="")
-    notes = "; ".join(found.notes[:3]) or ("some scans are still being written" if settling else "all is up to date")
-    return dg.SensorResult(skip_reason=dg.SkipReason(notes), cursor="" if found.later or later else stamp)
+    notes = "; ".join([*stopped, *found.notes][:3]) or (
+        "some scans are still being written" if settling else "all is up to date"
+    )
+    return dg.SensorResult(skip_reason=dg.SkipReason(notes), cursor="" if found.later or later or settling else stamp)
+
+
+def _unstopped(snapshot: Snapshot, stages: list[Stage], due: list[Due]) -> tuple[list[Due], list[str]]:
+    """What may go on, and which checks stop the rest: nothing is built on what failed one."""
+    if not due:
+        return due, []
+    failed: dict[str, str] = {}
+    for owner, name, _, check in checks_of(snapshot, stages):
+        if owner not in failed and not check()[0]:
+            failed[owner] = f"{owner}: check {name} failed; nothing is built on it"
+    void = {stage.name for owner in failed for stage in below(stages, owner)}
+    return [one for one in due if one.stage.name not in void], list(failed.values())
 
 
 def _recorded_at(workspace: Workspace) -> int:

@@ -16,14 +16,12 @@ import dagster as dg
 import polars as pl
 
 from relevance_assets.assets.chunks import asset_key
+from relevance_assets.assets.relevance import CONSERVED, unexplained
 from relevance_assets.assets.stages import Stage
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.tables.schema import TABLES
 
 __all__ = ["checks_of", "study_checks"]
-
-# Relative to the start of the map (or what was lost, where that is larger); float64 arithmetic leaves about 1e-12.
-CONSERVED = 1e-8
 
 Check = Callable[[], tuple[bool, dict[str, Any]]]
 
@@ -152,25 +150,16 @@ def finite(workspace: Workspace, table: str, columns: list[str]) -> tuple[bool, 
 def conservation(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
     """Relevance in = relevance out + what rules are known to have lost, for every explanation of the study."""
     frame = workspace.read("relevance_maps").filter(pl.col("start").is_not_null())
-    if frame.is_empty():
-        return True, {"accounts": 0}
-    scale = pl.max_horizontal(pl.col("start").abs(), pl.col("lost").abs(), pl.lit(1e-300))
-    shares = frame.select(
-        unexplained=pl.col("unexplained").abs() / scale, lost=pl.col("lost").abs() / pl.col("start").abs()
-    )
-    maps = float(shares["unexplained"].max())  # type: ignore[arg-type]
-    key = ["method", "fold", "scan"]
-    put_in = frame.group_by(key).agg(scale=scale.max())
-    layers = workspace.read("relevance_ledger").join(put_in, on=key).with_columns(pl.col("unexplained").abs())
-    worst = layers.sort(pl.col("unexplained") / pl.col("scale"), descending=True).head(1)
-    layer = float(worst["unexplained"][0] / worst["scale"][0]) if worst.height else 0.0
-    return max(maps, layer) <= CONSERVED, {
+    ledger = workspace.read("relevance_ledger")
+    share, at_operation, layer = unexplained(frame, ledger)
+    lost = frame.select((pl.col("lost").abs() / pl.col("start").abs()).median()).item() if frame.height else 0.0
+    return max(share, at_operation) <= CONSERVED, {
         "accounts": frame.height,
-        "largest_share_unexplained": maps,
-        "operations": layers.height,
-        "largest_share_unexplained_at_an_operation": layer,
-        "that_operation": worst["layer"][0] if worst.height else "",
-        "median_share_lost_to_biases_and_stabilisers": float(shares["lost"].median() or 0),  # type: ignore[arg-type]
+        "largest_share_unexplained": share,
+        "operations": ledger.height,
+        "largest_share_unexplained_at_an_operation": at_operation,
+        "that_operation": layer,
+        "median_share_lost_to_biases_and_stabilisers": float(lost or 0),
     }
 
 

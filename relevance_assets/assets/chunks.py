@@ -7,13 +7,14 @@ Belongs here: what Dagster must know of a stage. Does not belong here: work, set
 """
 
 import math
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
-from relevance_assets.assets.cohort import QUIET_S
+from relevance_assets.assets.cohort import SETTLED_BY
 from relevance_assets.assets.lineage import column_lineage, column_schema
 from relevance_assets.assets.metadata import Picture
 from relevance_assets.assets.stages import ALL, Outcome, Stage, below, forget, retire, run_items
@@ -118,11 +119,12 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
         items = list(context.partition_keys) if stage.partition else [ALL]
         if stage.resets and context.op_execution_context.op_config["draw_again"]:
             forget(workspace, stage.name, set(items), stage.tables)
-        token = QUIET_S.set(float(context.run.tags.get(QUIET_TAG, 0)))
+        quiet = context.run.tags.get(QUIET_TAG)
+        token = SETTLED_BY.set(time.time() - float(quiet) if quiet else math.inf)
         try:
             outcomes = run_items(workspace, stage, items, run_id=context.run_id, lower=lower)
         finally:
-            QUIET_S.reset(token)
+            SETTLED_BY.reset(token)
         if stage.name == "participants":
             register_scans(workspace, context.instance)
         return report(context, workspace, stage, outcomes)

@@ -7,6 +7,7 @@ folder is read (`cohort/`) or an image prepared (`imaging/`).
 from __future__ import annotations
 
 import json
+import math
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from relevance_assets.cohort.bids import ScanFiles
     from relevance_assets.cohort.watch import Folder
 
-__all__ = ["QUIET_S", "cohort_stages", "upstream"]
+__all__ = ["SETTLED_BY", "cohort_stages", "upstream"]
 
-# Seconds that a new scan's files must have been left alone: 0 where a person asks, the study's where the service does.
-QUIET_S: ContextVar[float] = ContextVar("quiet_s", default=0.0)
+# New scans whose files changed after this moment are left alone: never where a person asks, as the study says where the
+# service does.
+SETTLED_BY: ContextVar[float] = ContextVar("settled_by", default=math.inf)
 
 
 def upstream(workspace: Workspace, asset: str, item: str) -> str:
@@ -46,7 +48,7 @@ def _participants(workspace: Workspace) -> Stage:
 
     def held_back(folder: Folder) -> set[str]:
         """Scans that somebody may still be copying, and that are not in the cohort yet."""
-        return folder.unsettled(QUIET_S.get()) - workspace.derived("scans", "names", _names)
+        return folder.changed_after(SETTLED_BY.get()) - workspace.derived("scans", "names", _names)
 
     def inputs(_: str) -> Any:
         folder = workspace.folder()

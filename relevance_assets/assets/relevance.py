@@ -23,9 +23,10 @@ from relevance_assets.files import fingerprint, sha256, sidecar, write_json
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["relevance_stages"]
+__all__ = ["CONSERVED", "relevance_stages", "unexplained"]
 
 ENSEMBLE = "ensemble"
+CONSERVED = 1e-8  # of the start; float64 arithmetic leaves about 1e-12
 WHOLE = "all"  # the row that accounts for a whole explanation: every contrast and the covariates
 
 
@@ -119,9 +120,10 @@ def _relevance_maps(workspace: Workspace) -> Stage:
                 kept = ENSEMBLE if len(folds) > 1 else folds[0]
                 next(r for r in rows if (r["method"], r["fold"], r["contrast"]) == (method, kept, name)).update(place)
             shown = shown or named
-        frame = pl.DataFrame(rows, infer_schema_length=None)
+        frame, ledger = pl.DataFrame(rows, infer_schema_length=None), pl.concat(ledgers)
+        _check_sums(frame, ledger)
         return Done(
-            tables={"relevance_maps": frame, "relevance_ledger": pl.concat(ledgers)},
+            tables={"relevance_maps": frame, "relevance_ledger": ledger},
             result=fingerprint(sorted(hashes)),
             metadata={
                 "models": ", ".join(f"fold {fold}" for fold in folds),
@@ -157,6 +159,32 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         group="relevance",
         pool="gpu",
     )
+
+
+def unexplained(maps: pl.DataFrame, ledger: pl.DataFrame) -> tuple[float, float, str]:
+    """Largest share of an explanation's start that is unexplained: of a map, at an operation, and at which.
+
+    Relative to the start, or to what was lost where that is larger: a start may be small beside what cancels in it.
+    """
+    accounts = maps.filter(pl.col("start").is_not_null())
+    scale = pl.max_horizontal(pl.col("start").abs(), pl.col("lost").abs(), pl.lit(1e-300))
+    share = accounts.select((pl.col("unexplained").abs() / scale).max()).item() if accounts.height else None
+    key = ["method", "fold", "scan"]
+    layers = ledger.join(accounts.group_by(key).agg(scale=scale.max()), on=key)
+    layers = layers.with_columns(share=pl.col("unexplained").abs() / pl.col("scale"))
+    worst = layers.sort("share", descending=True, nulls_last=True).head(1)
+    at_most = float(worst["share"][0] or 0.0) if worst.height else 0.0
+    return float(share or 0.0), at_most, worst["layer"][0] if worst.height else ""
+
+
+def _check_sums(maps: pl.DataFrame, ledger: pl.DataFrame) -> None:
+    """A map that does not add up is an error of that scan, not of its neighbours."""
+    share, at_operation, layer = unexplained(maps, ledger)
+    if not max(share, at_operation) <= CONSERVED:
+        raise ValueError(
+            f"relevance does not add up: {share:.2g} of the start is unexplained, {at_operation:.2g} at {layer}; "
+            f"bound {CONSERVED:g}; another rule or a larger epsilon may bear this network"
+        )
 
 
 def _geometry(workspace: Workspace, scan: str) -> Any:

@@ -7,7 +7,6 @@ Belongs here: one cheap look at a folder of 10,000 scans. Does not belong here: 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,13 +57,9 @@ class Folder:
         """Of all of it."""
         return fingerprint(self.others, [(scan, seen.signature) for scan, seen in self.scans.items()])
 
-    def unsettled(self, quiet_s: float, now: float | None = None) -> set[str]:
-        """Scans of which something has changed in the last `quiet_s` seconds: somebody may still be copying.
-
-        Times ahead of `now` by more than that are a clock's fault and hold nothing up.
-        """
-        now = time.time() if now is None else now
-        return {scan for scan, seen in self.scans.items() if abs(now - seen.changed) < quiet_s}
+    def changed_after(self, moment: float) -> set[str]:
+        """Scans of which something has changed since then (seconds since 1970): somebody may still be copying."""
+        return {scan for scan, seen in self.scans.items() if seen.changed > moment}
 
     def without(self, scans: set[str]) -> Folder:
         """The folder as if these scans were not there."""
