@@ -21,6 +21,7 @@ from relevance_assets.study import Study
 
 __all__ = ["run_in_processes"]
 
+CONTEXT = multiprocessing.get_context("spawn")  # a fork would share torch's threads and DuckDB's locks
 _OPENED: dict[str, Any] = {}  # of this worker: workspace, stage, the stage's opened work
 
 
@@ -53,11 +54,10 @@ def run_in_processes(
 
 
 def _pool(workspace: Workspace, stage: Stage, processes: int) -> ProcessPoolExecutor:
-    # spawn: a fork would share torch's threads and DuckDB's locks with the parent
     study = workspace.study.model_dump_json()
     return ProcessPoolExecutor(
         processes,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=CONTEXT,
         initializer=_open,
         initargs=(study, str(workspace.home.root), stage.name, os.getpid()),
     )

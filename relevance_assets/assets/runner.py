@@ -22,7 +22,7 @@ from relevance_assets.assets.chunks import asset_key, contiguous, partitions_of,
 from relevance_assets.assets.owners import ASSET_OF
 from relevance_assets.assets.stages import ALL, Stage, forget, remove_orphans, state_of
 from relevance_assets.assets.warehouse import database_asset, database_is_current, synthetic_asset
-from relevance_assets.assets.workspace import Workspace
+from relevance_assets.assets.workspace import Snapshot, Workspace
 from relevance_assets.component import database_inputs, study_definitions, synthetic_settings
 from relevance_assets.configuration import load_studies
 from relevance_assets.home import Home
@@ -207,12 +207,13 @@ def _run_partitions(
     key = asset_key(workspace, stage.name)
     partitions = partitions_of(workspace, stage)
     assert partitions is not None
-    wanted = set(stage.items())
-    states = {item: state_of(workspace, stage, item) for item in wanted}
+    snapshot = Snapshot(workspace.study, workspace.home)
+    seen = next(one for one in study_stages(snapshot) if one.name == stage.name)
+    states = {item: state_of(snapshot, seen, item) for item in seen.items()}
     # A run that was killed left results of which Dagster knows nothing: name them again, they are skipped at no cost.
     known = instance.get_materialized_partitions(key)
     todo = {item for item, state in states.items() if state == "stale" or (state == "current" and item not in known)}
-    allowed = {item for item, state in states.items() if state != "failed"}
+    allowed = {item for item, state in states.items() if state in ("stale", "current")}
     for chunk in contiguous(partitions.get_partition_keys(dynamic_partitions_store=instance), todo, allowed):
         result = _launch(definitions, instance, key, range_tags(chunk))
         report.runs += 1
@@ -224,7 +225,7 @@ def _run_partitions(
         report.failed[stage.name] = [f"{item}: {why}" for item, why in failed.select("item", "reason").iter_rows()]
     if stage.partition == "fold" and failed.height:
         raise Failed(f"{stage.name}: {report.failed[stage.name][0]}")
-    if wanted and failed.height == len(wanted):
+    if states and failed.height == len(states):
         raise Failed(f"{stage.name}: every scan failed; {report.failed[stage.name][0]}")
 
 
