@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from relevance_assets.assets.chain import study_stages
+from relevance_assets.assets.models import models_for, role_of
 from relevance_assets.assets.stages import Done, Stage, each
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.files import fingerprint
@@ -75,30 +76,32 @@ def stand_in(
 
 
 def _rows(workspace: Workspace, table: str, item: str) -> pl.DataFrame:
-    """Rows with the keys that the table wants; the rest is anything of its type."""
+    """Rows that keep every check content; what no check looks at is anything of its type."""
     if table == "training_scans":
         splits = workspace.read("splits").filter(pl.col("set") == "train")
         role = pl.when(pl.col("fold") == int(item)).then(pl.lit("validation")).otherwise(pl.lit("train"))
         return splits.select("scan", "participant_id", set=role, model=pl.lit("m"), fold=pl.lit(item))
     key = set(TABLES[table].key) - {"study"}
     counts = {"relevance_ledger": LEDGER_ROWS, "mask_measures": 60, "quantile_masks": 40, "relevance_maps": 4}
-    count = counts.get(table, 3) if key - {"scan", "fold"} else 1
-    fixed: dict[str, Any] = {}
+    count = counts.get(table, 3) if key - {"scan", "fold", "model", "method"} else 1
+    fixed: dict[str, Any] = {"model": "m", "method": "lrp", "scan": item, "fold": item, "weight": 1 / count}
     if table == "volumes":
-        fixed = dict(zip(("shape_x", "shape_y", "shape_z"), workspace.study.shape or (1, 1, 1), strict=True))
+        fixed |= dict(zip(("shape_x", "shape_y", "shape_z"), workspace.study.shape or (1, 1, 1), strict=True))
         fixed |= dict.fromkeys(("minimum", "maximum", "mean", "standard_deviation"), 0.5)
-    columns: dict[str, Any] = {}
+    elif "fold" in key and item in workspace.sides:
+        fixed["fold"] = models_for(workspace, item)[0]  # a model that never saw the scan
+        if table == "predictions":
+            fixed["set"] = role_of(workspace, item, fixed["fold"])
+    numbered = any(column.name in key and column.dtype == pl.Int64 for column in TABLES[table].columns)
+    names = 4 if numbered else count
+    columns: dict[str, pl.Series] = {}
     for column in TABLES[table].columns:
         if column.name == "study":
             continue
-        if column.name in fixed:
+        if column.name in fixed and (column.name in key or column.name not in ("scan", "fold")):
             values: list[Any] = [fixed[column.name]] * count
-        elif column.name == "scan" or (column.name == "fold" and table in ("models", "training_epochs")):
-            values = [item] * count
-        elif column.name in key and column.dtype == pl.String:
-            values = [f"{column.name}{number}" for number in range(count)]
         elif column.name in key:
-            values = list(range(count))
+            values = [f"{column.name}{n % names}" if column.dtype == pl.String else n for n in range(count)]
         else:
             values = [None if column.nullable else DEFAULTS[type(column.dtype)]] * count
         columns[column.name] = pl.Series(column.name, values, dtype=column.dtype)

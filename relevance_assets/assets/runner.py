@@ -37,7 +37,7 @@ nux: {enabled: false}
 concurrency:
   runs: {max_concurrent_runs: 2}
   pools: {default_limit: 1, granularity: op}
-run_monitoring: {enabled: true, free_slots_after_run_end_seconds: 60}
+run_monitoring: {enabled: true, poll_interval_seconds: 30, free_slots_after_run_end_seconds: 60}
 """
 
 

@@ -1,0 +1,173 @@
+"""What orchestration costs for 1,381 and 10,000 scans: the whole graph, with 10 ms of pause in the place of science.
+
+Belongs here: one study run through Dagster as the command line runs it, then looked at as the service, an analyst and
+the web page do. Does not belong here: the stand-ins (`stand_in.py`).
+
+    python benchmarks/scale.py                  # 1,381 scans
+    python benchmarks/scale.py --scans 10000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from stand_in import make_cohort, stand_in, write_people
+
+PAUSE_S = 0.010
+IMAGES = ("T1map", "MWFmap", "model-noddi_param-ICVF_dwimap")
+TARGETS = {
+    "overhead per scan and asset, s": 0.12,
+    "sensor, nothing new, s": 3.0,
+    "sensor, one new scan, s": 3.0,
+    "publish all tables, one scan new, s": 10.0,
+    "memory of the coordinator, MB": 800.0,
+}
+
+# A page's questions: the graph with its counts, and every scan's status of one asset.
+GRAPH = """query { assetNodes { assetKey { path } assetMaterializations(limit: 1) { timestamp }
+  partitionStats { numMaterialized numFailed numPartitions } } }"""
+PARTITIONS = """query { assetNodeOrError(assetKey: {path: ["disability", "relevance_maps"]}) { ... on AssetNode {
+  assetPartitionStatuses { ... on DefaultPartitionStatuses { materializedPartitions } } } } }"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scans", type=int, default=1381)
+    parser.add_argument("--home", type=Path, help="keep the home in this folder (default: a temporary one)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--ui", action="store_true", help=argparse.SUPPRESS)  # the part that runs in its own process
+    options = parser.parse_args()
+    if options.ui:
+        print(json.dumps(ask_the_page()))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        root = options.home or Path(folder)
+        figures = measure(root, options.scans)
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        target = TARGETS.get(name)
+        verdict = "" if target is None else f"   target {target:g} {'reached' if value <= target else 'MISSED'}"
+        print(f"{name:<{width}}  {value:>10.3f}{verdict}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def measure(root: Path, scans: int) -> dict[str, float]:
+    """All figures for so many scans, in a home below `root`."""
+    import relevance_assets.assets.automation as automation
+    import relevance_assets.assets.runner as runner
+    import relevance_assets.component as component
+    from relevance_assets.assets.runner import dagster_instance, run_study
+    from relevance_assets.assets.workspace import Snapshot, Workspace
+    from relevance_assets.configuration import SQL, load_studies, remember
+    from relevance_assets.home import Home
+    from relevance_assets.tables.database import publish
+
+    home, bids = Home(root / "home"), root / "bids"
+    os.environ["RELEVANCE_HOME"] = str(home.root)
+    make_cohort(bids, scans, IMAGES)
+    write_people(bids)
+    remember(home, "disability", {"cohort.bids": str(bids), "cohort.truth_regions": [], "automation.quiet_seconds": 0})
+    for module in (automation, component, runner):
+        module.study_stages = lambda workspace: stand_in(workspace, PAUSE_S)  # type: ignore[attr-defined]
+    workspace = Workspace(load_studies(home)["disability"], home)
+    assets = sum(stage.partition == "scan" for stage in stand_in(workspace))
+    figures: dict[str, float] = {"scans": scans, "assets per scan": assets}
+
+    with dagster_instance(home, alone=True) as instance:
+        clock = time.perf_counter()
+        report = run_study(workspace, instance)
+        whole = time.perf_counter() - clock
+        figures["first run, s"] = whole
+        figures["runs of Dagster"] = report.runs
+        figures["overhead per scan and asset, s"] = whole / (scans * assets) - PAUSE_S
+        clock = time.perf_counter()
+        assert run_study(workspace, instance).idle
+        figures["run again, nothing to do, s"] = time.perf_counter() - clock
+
+        cursor: str | None = None
+        for _ in range(3):  # the first look finds the command line's work done
+            clock = time.perf_counter()
+            result = automation.look_around(Snapshot(workspace.study, home), instance, cursor)
+            took = time.perf_counter() - clock
+            cursor = result.cursor if isinstance(result, dg.SensorResult) else cursor
+        figures["sensor, nothing new, s"] = took
+        make_cohort(bids, 1, IMAGES, first=scans + 1)
+        write_people(bids)
+        looks = []
+        runs = 0
+        clock = time.perf_counter()
+        while True:
+            start = time.perf_counter()
+            result = automation.look_around(Snapshot(workspace.study, home), instance, cursor)
+            looks.append(time.perf_counter() - start)
+            requests = (result.run_requests or []) if isinstance(result, dg.SensorResult) else []
+            if not requests:
+                break
+            cursor = result.cursor
+            for request in requests:
+                job = component.study_definitions(workspace.study, home).resolve_job_def(request.job_name)
+                assert job.execute_in_process(
+                    instance=instance, asset_selection=request.asset_selection, tags=dict(request.tags)
+                ).success
+                runs += 1
+        figures["sensor, one new scan, s"] = max(looks)
+        figures["one new scan, all stages, s"] = time.perf_counter() - clock
+        figures["one new scan, runs"] = runs
+    figures["memory of the coordinator, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    clock = time.perf_counter()
+    publish(home.tables, home.database, SQL)
+    figures["publish all tables, one scan new, s"] = time.perf_counter() - clock
+    shutil.rmtree(home.tables / ".cache", ignore_errors=True)
+    clock = time.perf_counter()
+    publish(home.tables, home.database, SQL)
+    figures["publish all tables, no cache, s"] = time.perf_counter() - clock
+    figures["database, MB"] = home.database.stat().st_size / 1e6
+    figures["tables, files"] = sum(1 for _ in home.tables.glob("*/*/*.parquet"))
+    figures["event log, MB"] = sum(path.stat().st_size for path in home.dagster.rglob("*") if path.is_file()) / 1e6
+    said = subprocess.run([sys.executable, __file__, "--ui"], capture_output=True, text=True, check=True)
+    return figures | json.loads(said.stdout.splitlines()[-1])
+
+
+def ask_the_page() -> dict[str, float]:
+    """Time to load the code location, and answers of the web page's server, in a process of its own."""
+    clock = time.perf_counter()
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import PythonFileTarget
+    from dagster_webserver.webserver import DagsterWebserver
+    from starlette.testclient import TestClient
+
+    from relevance_assets.assets.runner import dagster_instance
+    from relevance_assets.home import Home
+
+    root = Path(__file__).resolve().parents[1]
+    figures: dict[str, Any] = {}
+    with dagster_instance(Home.from_environment()) as instance:
+        target = PythonFileTarget(str(root / "dagster_project" / "definitions.py"), None, str(root), "relevance_assets")
+        with WorkspaceProcessContext(instance, target) as context:
+            client = TestClient(DagsterWebserver(context).create_asgi_app())
+            assert client.post("/graphql", json={"query": "{ version }"}).json()["data"]["version"]
+            figures["code location and server, ready after, s"] = time.perf_counter() - clock
+            for name, query in (("asset graph", GRAPH), ("partitions of an asset", PARTITIONS)):
+                for turn in ("first", "again"):
+                    clock = time.perf_counter()
+                    answer = client.post("/graphql", json={"query": query}).json()
+                    assert "errors" not in answer, answer
+                    figures[f"page, {name}, {turn}, s"] = time.perf_counter() - clock
+    return figures
+
+
+if __name__ == "__main__":
+    main()
