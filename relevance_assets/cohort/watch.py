@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from relevance_assets.files import fingerprint
 from relevance_assets.home import SCAN_PATTERN, split_scan
@@ -78,12 +79,11 @@ def look(bids: Path) -> Folder:
     """
     if not bids.is_dir():
         raise ValueError(f"{bids}: no such folder; name a BIDS dataset, or mount its disk")
-    root = len(str(bids)) + 1  # a folder that is moved as a whole has not changed
-    above, _ = _files(bids, root)
-    others = list(above)
+    above = _list(str(bids), len(str(bids)) + 1)
+    others = list(above.files)
     scans: dict[str, Seen] = {}
-    for person in sorted(name for name in _folders(bids) if name.startswith("sub-")):
-        shared, found = _person(bids, person, root, above)
+    for person in sorted(name for name in above.folders if name.startswith("sub-")):
+        shared, found = _person(bids, person, above.files)
         others += shared
         scans |= found
     return Folder(dict(sorted(scans.items())), fingerprint(others))
@@ -91,24 +91,26 @@ def look(bids: Path) -> Folder:
 
 def look_at(bids: Path, scan: str) -> str:
     """Signature of one scan's files, as `look` finds it; '' where it has none."""
-    root = len(str(bids)) + 1
     try:
-        _, found = _person(bids, split_scan(scan)[0], root, _files(bids, root)[0])
+        above = _list(str(bids), len(str(bids)) + 1)
+        _, found = _person(bids, split_scan(scan)[0], above.files)
     except FileNotFoundError:
         return ""
     return found[scan].signature if scan in found else ""
 
 
-def _person(bids: Path, person: str, root: int, above: list[File]) -> tuple[list[File], dict[str, Seen]]:
+def _person(bids: Path, person: str, above: list[File]) -> tuple[list[File], dict[str, Seen]]:
     """Files of the person's folder itself, and the scans in it."""
-    folder = bids / person
-    names = _folders(folder)
-    sessions = [name for name in names if name.startswith("ses-")]
-    shared, _ = _files(folder, root)
-    parts = {f"{person}_{name}": _below(folder / name, root) for name in sessions}
-    parts[person] = _together(_below(folder / name, root) for name in names if name not in sessions)
-    sidecars = [file for file in (*above, *shared) if _may_be_inherited(file)]
-    return shared, {
+    root = len(str(bids)) + 1  # a folder that is moved as a whole has not changed
+    own = _list(f"{bids}/{person}", root)
+    parts = {
+        f"{person}_{name}": _below(f"{bids}/{person}/{name}", root) for name in own.folders if name.startswith("ses-")
+    }
+    parts[person] = _together(
+        _below(f"{bids}/{person}/{name}", root) for name in own.folders if not name.startswith("ses-")
+    )
+    sidecars = [file for file in (*above, *own.files) if _may_be_inherited(file)]
+    return own.files, {
         scan: Seen(fingerprint(sidecars, sorted(files)), changed)
         for scan, (files, changed) in parts.items()
         if files and SCAN_PATTERN.fullmatch(scan)
@@ -123,28 +125,37 @@ def _may_be_inherited(file: File) -> bool:
     return file[0].endswith(".json") and not file[0].endswith(ABOUT_PEOPLE)
 
 
-def _folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+class _Listing(NamedTuple):
+    """A folder's own files, sorted, the names of its folders, and the latest change of it or one of the files."""
+
+    files: list[File]
+    folders: list[str]
+    changed: float
 
 
-def _files(folder: Path, root: int) -> tuple[list[File], float]:
-    """Files of a folder itself, sorted, their paths from place `root` on, and the latest change there."""
-    found, changed = [], folder.stat().st_ctime
+def _list(folder: str, root: int) -> _Listing:
+    """One folder, its files' paths from place `root` on; hidden files and folders are not there."""
+    files, folders, changed = list[File](), list[str](), os.stat(folder).st_ctime  # noqa: PTH116  many, and strings
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name.startswith("."):
+                continue
             with suppress(FileNotFoundError):  # taken away while we look
-                if entry.name.startswith(".") or not entry.is_file():
-                    continue
-                status = entry.stat()
-                found.append((entry.path[root:], status.st_size, status.st_mtime_ns))
-                changed = max(changed, status.st_ctime)
-    return sorted(found), changed
+                if entry.is_dir():
+                    folders.append(entry.name)
+                else:
+                    status = entry.stat()
+                    files.append((entry.path[root:], status.st_size, status.st_mtime_ns))
+                    changed = max(changed, status.st_ctime)
+    return _Listing(sorted(files), folders, changed)
 
 
-def _below(folder: Path, root: int) -> tuple[list[File], float]:
-    """Files of a folder and of the folders in it."""
-    return _together([_files(folder, root), *(_below(folder / name, root) for name in _folders(folder))])
+def _below(folder: str, root: int) -> tuple[list[File], float]:
+    """Files of a folder and of the folders in it, and the latest change of any of them."""
+    own = _list(folder, root)
+    if not own.folders:
+        return own.files, own.changed
+    return _together([(own.files, own.changed), *(_below(f"{folder}/{name}", root) for name in own.folders)])
 
 
 def _together(parts: Iterable[tuple[list[File], float]]) -> tuple[list[File], float]:
