@@ -134,19 +134,22 @@ class _Listing(NamedTuple):
 
 
 def _list(folder: str, root: int) -> _Listing:
-    """One folder, its files' paths from place `root` on; hidden files and folders are not there."""
+    """One folder, its files' paths from place `root` on.
+
+    Hidden files are not there, but a change of one is a change: rsync writes under such a name.
+    """
     files, folders, changed = list[File](), list[str](), os.stat(folder).st_ctime  # noqa: PTH116  many, and strings
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
+            hidden = entry.name.startswith(".")
             with suppress(FileNotFoundError):  # taken away while we look
-                if entry.is_dir():
-                    folders.append(entry.name)
-                else:
+                if not entry.is_dir():
                     status = entry.stat()
-                    files.append((entry.path[root:], status.st_size, status.st_mtime_ns))
                     changed = max(changed, status.st_ctime)
+                    if not hidden:
+                        files.append((entry.path[root:], status.st_size, status.st_mtime_ns))
+                elif not hidden:
+                    folders.append(entry.name)
     return _Listing(sorted(files), folders, changed)
 
 

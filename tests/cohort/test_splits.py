@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relevance_assets.cohort.splits import SplitError, check_no_leakage, split_scans
+from relevance_assets.cohort.splits import SplitError, check_no_leakage, extend_splits, split_scans
 from relevance_assets.study import Split, Target
 
 SEVERE = Target(column="edss", kind="binary", threshold=5)
@@ -135,3 +135,20 @@ def test_leakage_names_the_people() -> None:
         }
     )
     assert check_no_leakage(splits) == ["sub-B", "sub-C"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 999), more=st.integers(0, 20), fewer=st.integers(0, 10))
+def test_who_comes_later_is_new_and_nobody_else_moves(seed: int, more: int, fewer: int) -> None:
+    """Also a later visit of somebody who is in the split already: it goes where the person is."""
+    frame = cohort(30 + more, seed)
+    numbers = pl.col("participant_id").str.slice(4).cast(pl.Int64)
+    first = frame.filter((numbers < 30) & (pl.col("scan").str.ends_with("ses-0")))
+    before = split_scans(first, AGE, Split(folds=3, seed=seed))
+    today = frame.filter(numbers >= fewer)
+    after = extend_splits(before, today)
+    assert after["scan"].to_list() == sorted(today["scan"])
+    assert check_no_leakage(after) == []
+    side = {person: (where, fold) for _, person, where, fold in before.iter_rows()}
+    for _, person, where, fold in after.select("scan", "participant_id", "set", "fold").iter_rows():
+        assert (where, fold) == side.get(person, ("new", None))
