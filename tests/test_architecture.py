@@ -25,10 +25,10 @@ LAYERS = [
     {"statistics"},
     {"tables"},
     {"report"},
-    {"assets", "component"},
+    {"assets", "component", "execution"},
     {"cli", "__main__"},
 ]
-MAY_IMPORT_DAGSTER = {"assets", "component", "cli"}
+MAY_IMPORT_DAGSTER = {"assets", "component", "execution", "cli"}
 
 
 def layer(part: str) -> int:

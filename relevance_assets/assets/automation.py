@@ -16,13 +16,13 @@ from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.checks import checks_of
 from relevance_assets.assets.chunks import QUIET_TAG, asset_key, contiguous, range_tags
 from relevance_assets.assets.cohort import SETTLED_BY
-from relevance_assets.assets.notices import Notice, announce
 from relevance_assets.assets.planning import BACKOFF_S, Due, plan
 from relevance_assets.assets.stages import ALL, Stage, below, remove_orphans
 from relevance_assets.assets.workspace import Snapshot, Workspace
 from relevance_assets.configuration import SettingsError, load_studies
 from relevance_assets.files import fingerprint
 from relevance_assets.home import Home
+from relevance_assets.report.notices import Notice, announce
 
 __all__ = ["failure_sensor", "look_around", "publishing_sensor", "study_automation"]
 
@@ -59,7 +59,7 @@ def study_automation(workspace: Workspace, stages: list[Stage]) -> dg.Definition
         f"{study.name}_retraining",
         selection=dg.AssetSelection.assets(keys["splits"]),
         config={"ops": {f"{study.name}__splits": {"config": {"draw_again": True}}}},
-        description="Divides everybody anew; models, maps and statistics follow by themselves.",
+        description=f"Divides everybody anew; models, maps and statistics follow by the sensor {study.name}_new_scans.",
         tags={STUDY_TAG: study.name},
     )
     jobs = _jobs(workspace, stages)
@@ -73,14 +73,16 @@ def study_automation(workspace: Workspace, stages: list[Stage]) -> dg.Definition
                 job=statistics,
                 cron_schedule=study.automation.statistics,
                 default_status=running if own else stopped,
-                description="Statistics every night; the database follows when they have changed.",
+                description="Scores and statistics of all that came since; the database follows. On from the start "
+                "where the study has a BIDS folder of its own.",
             ),
             dg.ScheduleDefinition(
                 name=f"{study.name}_weekly_retraining",
                 job=retraining,
                 cron_schedule=study.automation.retraining,
                 default_status=stopped,
-                description="Off unless started: training again changes every map.",
+                description="Divides everybody anew and trains every model again. Off unless switched on: it changes "
+                "every map.",
             ),
         ],
     )
@@ -88,7 +90,7 @@ def study_automation(workspace: Workspace, stages: list[Stage]) -> dg.Definition
 
 PARTS = {None: "cohort", "scan": "scans", "fold": "models"}
 WHAT = {
-    None: "What belongs to the whole cohort.",
+    None: "What is made once for the whole cohort: participants, splits, scores, statistics.",
     "scan": "What each scan has: from its raw files to the masks of its maps.",
     "fold": "Training, a fold at a time.",
 }
@@ -117,7 +119,8 @@ def _new_scans(workspace: Workspace, jobs: list[dg.UnresolvedAssetJobDefinition]
         minimum_interval_seconds=EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED,
         description="Finds new, changed and removed scans once their files are left alone, and asks for what is due, a "
-        "stage at a time. Never trains again because of a scan.",
+        "stage at a time. Never trains again because of a scan. On from the start where the study has a BIDS folder of "
+        "its own.",
     )
     def new_scans(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
@@ -244,7 +247,7 @@ def publishing_sensor() -> dg.SensorDefinition:
         target=dg.AssetSelection.assets("results_database"),
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=EVERY_S,
-        description="Publishes the database when tables have changed and nothing is at work on them.",
+        description="Publishes results.duckdb when tables have changed and nothing is at work on them.",
     )
 
 

@@ -5,6 +5,7 @@ Belongs here: choosing and formatting. Does not belong here: computing anything 
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -14,11 +15,13 @@ from rich.text import Text
 
 from relevance_assets.configuration import load_studies
 from relevance_assets.home import Home
+from relevance_assets.report.notices import notices
 from relevance_assets.study import Study
 from relevance_assets.tables.store import Store
 
 __all__ = ["frame_table", "status_parts", "study_summary"]
 
+RUNS_SHOWN = 5
 HEADLINE = ("auc", "accuracy", "sensitivity", "specificity", "mae", "r", "r2")
 
 
@@ -194,4 +197,13 @@ def status_parts(home: Home) -> list[RenderableType]:
                 _table("Left out", ["scan", "stage", "why"], [list(row) for row in reasons.rows()], right_from=3)
             )
         parts.append(Text())
+    latest = [[_when(one.time), one.what, one.why] for one in notices(home)[:RUNS_SHOWN]]
+    if latest:
+        parts.append(
+            _table("Runs of the service that failed last (UTC)", ["when", "what", "why"], latest, right_from=3)
+        )
     return parts
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")

@@ -13,13 +13,15 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 
+from relevance_assets.tables.cache import Gathered, Unsettled
 from relevance_assets.tables.schema import TABLES, Table, TableError
 from relevance_assets.tables.store import Store
 
@@ -28,6 +30,12 @@ __all__ = ["PublishError", "publish", "leading_comment", "duckdb_type"]
 # Written so that DuckDB 1.x command lines open the file too.
 _STORAGE_VERSION = "v1.0.0"
 _DAY_S = 24 * 3600.0
+# What does not fit is spilt beside the database. Rows are inserted in batches, so more would not make it faster.
+_MEMORY = "300MB"
+# An index of 2.4 million keys takes longer to make than the table, and 300 MB of memory that cannot be spilt.
+# Keys are unique in larger tables too, only no index says so.
+_INDEXED_ROWS = 200_000
+_ARROW = pl.CompatLevel.newest()
 _TYPES = {pl.String: "VARCHAR", pl.Int64: "BIGINT", pl.Float64: "DOUBLE", pl.Boolean: "BOOLEAN"}
 
 
@@ -58,20 +66,41 @@ def publish(tables: Path, database: Path, sql: Path) -> dict[str, int]:
     store = Store(tables)
     store.clean()
     database = Path(database).resolve()
-    database.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(database)
-    with _temporary(database) as temporary, duckdb.connect() as connection:
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(database)
+        with _temporary(database) as temporary:
+            counts = _build(temporary, store, sql)
+            _replace(temporary, database)
+    except (duckdb.Error, OSError) as error:
+        full = "No space left" in str(error)
+        reason = "its disk is full; make room and publish again" if full else _line(error)
+        raise PublishError(f"{database} could not be built, the old one stays: {reason}") from error
+    return counts
+
+
+def _build(temporary: Path, store: Store, sql: Path) -> dict[str, int]:
+    """Make the database and close it; the number of rows of each table."""
+    with duckdb.connect() as connection:
+        connection.execute(f"SET memory_limit = '{_MEMORY}'")
+        connection.execute(f"SET temp_directory = {_quoted(f'{temporary}.spilt')}")
         connection.execute(f"ATTACH {_quoted(str(temporary))} AS published (STORAGE_VERSION '{_STORAGE_VERSION}')")
         connection.execute("USE published")
+        connection.execute("SET threads = 1")  # several write row groups twice, and are no faster
         connection.execute("BEGIN")  # one transaction: a thousand small ones would each wait for the disk
         counts = {name: _load(connection, table, store) for name, table in TABLES.items()}
+        connection.execute("COMMIT")
+        connection.execute("RESET threads")
+        connection.execute("BEGIN")
+        for name, table in TABLES.items():
+            if counts[name] <= _INDEXED_ROWS:
+                connection.execute(f'ALTER TABLE "{name}" ADD PRIMARY KEY ({_columns(table.key)})')
         connection.execute("COMMIT")
         _create_views(connection, sql / "views")
         _run_checks(connection, sql / "checks")
         connection.execute("CHECKPOINT published")
         connection.execute("USE memory")
         connection.execute("DETACH published")
-        _replace(temporary, database)
     return counts
 
 
@@ -94,70 +123,76 @@ def duckdb_type(dtype: pl.DataType) -> str:
 def _load(connection: duckdb.DuckDBPyConnection, table: Table, store: Store) -> int:
     """Create one table with its comments, fill it study by study, and verify keys, values and count."""
     columns = [f'"{c.name}" {duckdb_type(c.dtype)}{"" if c.nullable else " NOT NULL"}' for c in table.columns]
-    key = ", ".join(f'"{name}"' for name in table.key)
-    connection.execute(f'CREATE TABLE "{table.name}" ({", ".join(columns)}, PRIMARY KEY ({key}))')
+    connection.execute(f'CREATE TABLE "{table.name}" ({", ".join(columns)})')
     connection.execute(f'COMMENT ON TABLE "{table.name}" IS {_quoted(table.description)}')
     for column in table.columns:
         connection.execute(f'COMMENT ON COLUMN "{table.name}"."{column.name}" IS {_quoted(column.description)}')
     expected = 0
     for study in store.studies():
-        frame, rows = _read_settled(connection, table, store, study)
-        expected += rows
-        _check_finite(table, frame)
-        if frame.height:
-            connection.register("incoming", frame.to_arrow())
-            connection.execute(f'INSERT INTO "{table.name}" BY NAME SELECT * FROM incoming')
-            connection.unregister("incoming")
+        with _gather(table, store, study) as gathered:
+            expected += gathered.rows
+            if gathered.rows:
+                _insert(connection, table, gathered)
     stored = _number(connection, f'SELECT count(*) FROM "{table.name}"')
     if stored != expected:
         raise PublishError(f"table {table.name}: {stored} rows in the database, {expected} in its files")
     return stored
 
 
-def _read_settled(
-    connection: duckdb.DuckDBPyConnection, table: Table, store: Store, study: str
-) -> tuple[pl.DataFrame, int]:
-    """One study's rows, and their number by the files' own account, with no writer in between."""
-    for _ in range(5):
-        before = _signature(store.files(table.name, study))
-        files = [path for path, _, _ in before]
-        if not files:
-            return table.empty(), 0
-        try:
-            frame = table.check(store.read(table.name, study))
-            rows = _rows_in_footers(connection, files)
-        except (TableError, duckdb.Error) as error:
-            if before == _signature(store.files(table.name, study)):
-                raise PublishError(str(error)) from error
-            continue
-        if before == _signature(store.files(table.name, study)):
-            return frame, rows
-    raise PublishError(f"table {table.name} of {study} is being written; publish again when that has ended")
+def _gather(table: Table, store: Store, study: str) -> Gathered:
+    try:
+        return store.gather(table.name, study)
+    except TableError as error:
+        raise PublishError(str(error)) from error
+    except Unsettled as error:
+        raise PublishError(
+            f"table {table.name} of {study} is being written; publish again when that has ended"
+        ) from error
 
 
-def _rows_in_footers(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> int:
-    """Sum of the row counts that the files' footers state, read by DuckDB (the rows are read by polars)."""
-    query = "SELECT coalesce(sum(num_rows), 0)::BIGINT FROM parquet_file_metadata($files)"
-    return _number(connection, query, {"files": [str(path) for path in files]})
+def _insert(connection: duckdb.DuckDBPyConnection, table: Table, gathered: Gathered) -> None:
+    """Put a study's rows into the database, piece by piece, if they are finite and their keys are unique."""
+    hashes: list[pl.Series] = []
+    refusals: list[PublishError] = []
+
+    def pieces() -> Iterator[pa.RecordBatch]:
+        for batch in gathered.batches():
+            # Sorted where it costs nothing; it took longer than all else in a table of millions, and SQL has no order.
+            frame = batch.frame if gathered.segments else batch.frame.sort(table.key)
+            try:
+                _check_finite(table, frame)
+            except PublishError as refusal:  # DuckDB would tell it in its own words
+                refusals.append(refusal)
+                return
+            hashes.append(frame.select(table.key).hash_rows())
+            yield from frame.to_arrow(compat_level=_ARROW).to_batches()
+
+    schema = table.empty().to_arrow(compat_level=_ARROW).schema
+    connection.register("incoming", pa.RecordBatchReader.from_batches(schema, pieces()))
+    connection.execute(f'INSERT INTO "{table.name}" BY NAME SELECT * FROM incoming')
+    connection.unregister("incoming")
+    if refusals:
+        raise refusals[0]
+    if pl.concat(hashes).is_duplicated().any():
+        _refuse_doubled(connection, table)
 
 
-def _signature(files: list[Path]) -> list[tuple[Path, int, int]]:
-    """Path, time and inode of each file; a file that vanishes meanwhile is left out."""
-    result = []
-    for path in files:
-        with suppress(FileNotFoundError):
-            status = path.stat()
-            result.append((path, status.st_mtime_ns, status.st_ino))
-    return result
+def _refuse_doubled(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Look for a key that is there twice: hashes say so, but of many keys two may have one hash by chance."""
+    key = _columns(table.key)
+    query = f'SELECT {key} FROM "{table.name}" GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1'
+    doubled = connection.execute(query).fetchall()
+    if doubled:
+        where = ", ".join(f"{name}={value}" for name, value in zip(table.key, doubled[0], strict=True))
+        raise PublishError(f"table {table.name}, key ({', '.join(table.key)}): more than one row with {where}")
 
 
 def _check_finite(table: Table, frame: pl.DataFrame) -> None:
     for column in table.columns:
-        if column.dtype.is_float():
+        if column.dtype.is_float() and not frame[column.name].is_finite().all():
             bad = frame.filter(~pl.col(column.name).is_finite())
-            if bad.height:
-                where = ", ".join(f"{name}={bad[name][0]}" for name in table.key)
-                raise PublishError(f"table {table.name}, column {column.name}: {bad[column.name][0]} at {where}")
+            where = ", ".join(f"{name}={bad[name][0]}" for name in table.key)
+            raise PublishError(f"table {table.name}, column {column.name}: {bad[column.name][0]} at {where}")
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
@@ -259,9 +294,13 @@ def _number(connection: duckdb.DuckDBPyConnection, query: str, values: dict | No
     return int(connection.execute(query, values).fetchall()[0][0])
 
 
+def _columns(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _line(error: duckdb.Error) -> str:
+def _line(error: Exception) -> str:
     return str(error).splitlines()[0]

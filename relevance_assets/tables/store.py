@@ -2,18 +2,23 @@
 
 Belongs here: writing, reading, deleting and comparing these files. Any number of processes may write at
 once: a file is written beside its place and renamed, so a reader sees the old one or the new one.
-Does not belong here: the published database (`database.py`), what the columns mean (`schema.py`).
+Does not belong here: how thousands of files are read quickly (`cache.py`; the folder `.cache` below the tables
+may be removed at any time), the published database (`database.py`), what the columns mean (`schema.py`).
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 
 from relevance_assets.files import atomic_path
+from relevance_assets.tables.cache import Gathered, gather, read_whole
+from relevance_assets.tables.partitions import look, read_files
 from relevance_assets.tables.schema import TABLES, Table, TableError
 
 __all__ = ["Store", "comparable", "differences", "stored_path"]
@@ -51,10 +56,28 @@ class Store:
         TableError
             Unknown table, or a file that cannot be read as this table: it names the file.
         """
-        files = self.files(table, study, partition)
-        if not files:
-            return TABLES[table].empty()
-        return read_files(TABLES[table], files).sort(TABLES[table].key)
+        declared = _known(table)
+        if partition is not None:
+            frames = [read_files(declared, self.files(table, study, partition))]
+        else:
+            studies = self._studies(table) if study is None else [study]
+            frames = [read_whole(declared, *self._folders(table, name)) for name in studies]
+        if not frames:
+            return declared.empty()
+        return pl.concat(frames).sort(declared.key, maintain_order=True)
+
+    def gather(self, table: str, study: str) -> Gathered:
+        """A study's rows of a table as they are at one moment, in pieces; see `cache.gather`.
+
+        Raises
+        ------
+        TableError
+            As `read`.
+        Unsettled
+            The files were written again and again meanwhile.
+        """
+        folder, cache = self._folders(table, study)
+        return gather(_known(table), folder, cache)
 
     def delete(self, table: str, study: str, partition: str) -> None:
         """Remove a partition; nothing happens if there is none."""
@@ -74,7 +97,7 @@ class Store:
 
     def studies(self) -> list[str]:
         """Names of the studies that have a folder below any table, sorted."""
-        return sorted({folder.name for folder in self.root.glob("*/*") if folder.is_dir()})
+        return sorted({folder.name for folder in self.root.glob("[!.]*/*") if folder.is_dir()})
 
     def files(self, table: str, study: str | None = None, partition: str | None = None) -> list[Path]:
         """Files of a table, sorted, without the temporary files of writers at work."""
@@ -82,35 +105,36 @@ class Store:
         if study is not None and partition is not None:
             path = self._path(table, study, partition)
             return [path] if path.exists() else []
-        folder, pattern = self.root / table, "*/*.parquet"
-        if study is not None:
-            folder, pattern = folder / _safe("study", study), "*.parquet"
-        found = (path for path in folder.glob(pattern) if not path.name.startswith("."))
-        return sorted(path for path in found if partition in (None, path.stem))
+        studies = self._studies(table) if study is None else [_safe("study", study)]
+        if partition is not None:
+            return [path for name in studies for path in self.files(table, name, partition)]
+        folders = [self.root / table / name for name in studies]
+        return [folder / name for folder in folders for name in sorted(look(folder))]
 
     def clean(self, older_than_s: float = 3600.0) -> int:
         """Remove temporary files that killed writers left behind, if older than this; return how many."""
-        stale = [p for p in self.root.glob("*/*/.*.parquet") if p.stat().st_mtime < time.time() - older_than_s]
-        for path in stale:
-            path.unlink(missing_ok=True)
-        return len(stale)
+        removed = 0
+        for folder in (*self.root.glob("[!.]*/*/"), *self.root.glob(".cache/*/*/")):
+            for name in os.listdir(folder):  # noqa: PTH208  names only: there may be very many
+                path = folder / name
+                with suppress(FileNotFoundError):  # its writer has renamed it
+                    if name.startswith(".") and path.stat().st_mtime < time.time() - older_than_s:
+                        path.unlink()
+                        removed += 1
+        return removed
+
+    def _studies(self, table: str) -> list[str]:
+        """Studies that have a folder below this table, sorted."""
+        return sorted(folder.name for folder in (self.root / table).glob("*") if folder.is_dir())
+
+    def _folders(self, table: str, study: str) -> tuple[Path, Path]:
+        """Where a study's partitions of a table lie, and where the cache of them lies."""
+        name = _safe("study", study)
+        return self.root / _known(table).name / name, self.root / ".cache" / table / name
 
     def _path(self, table: str, study: str, partition: str) -> Path:
         folder = self.root / _known(table).name / _safe("study", study)
         return folder / f"{_safe('partition', partition)}.parquet"
-
-
-def read_files(table: Table, files: list[Path]) -> pl.DataFrame:
-    """Rows of `files` in the order given, with the table's schema; see `Store.read`."""
-    try:
-        scan = pl.scan_parquet(files, schema=table.schema, missing_columns="insert", glob=False)
-        frame = scan.collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise TableError(_fault(table, files, error)) from error
-    for column in table.columns:
-        if not column.nullable and frame[column.name].null_count():
-            raise TableError(_fault(table, files, f"column {column.name} has nulls but may not"))
-    return frame
 
 
 def comparable(root: Path) -> dict[tuple[str, str], pl.DataFrame]:
@@ -178,21 +202,3 @@ def _safe(kind: str, name: str) -> str:
     if not _SAFE.fullmatch(name):
         raise TableError(f"{kind} {name!r}: letters, digits, '_', '-' and '.' only, not beginning with '.'")
     return name
-
-
-def _fault(table: Table, files: list[Path], error: object) -> str:
-    """One line that names the first file that is not a file of this table."""
-    remedy = "delete it and run again"
-    for file in files:
-        try:
-            found = pl.read_parquet(file)
-        except (pl.exceptions.PolarsError, OSError) as reason:
-            return f"table {table.name}: {file} cannot be read ({str(reason).splitlines()[0]}); {remedy}"
-        for name, dtype in found.schema.items():
-            if table.schema.get(name) != dtype:
-                due = table.schema.get(name, "no such column")
-                return f"table {table.name}, column {name}: {dtype} in {file}, declared {due}; {remedy}"
-        for column in table.columns:
-            if not column.nullable and (column.name not in found.columns or found[column.name].null_count()):
-                return f"table {table.name}, column {column.name}: missing or null in {file}; {remedy}"
-    return f"table {table.name}: {str(error).splitlines()[0]}"

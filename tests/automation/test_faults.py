@@ -15,11 +15,11 @@ from service import Service
 
 from relevance_assets.assets.automation import REQUEST_TAG, failure_sensor
 from relevance_assets.assets.chunks import partitions_of
-from relevance_assets.assets.notices import KEPT, Notice, announce, notices
 from relevance_assets.assets.planning import BACKOFF_S, plan
 from relevance_assets.assets.stages import Stage
 from relevance_assets.assets.warehouse import PUBLISH
 from relevance_assets.assets.workspace import Snapshot
+from relevance_assets.report.notices import KEPT, Notice, announce, notices
 
 BAD = ["sub-00003", "sub-00010"]  # of the class that has people to spare
 

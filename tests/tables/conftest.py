@@ -140,6 +140,13 @@ def _models(store: Store, study: str, name: str, unseen: dict[str, float], binar
                 ]
             ),
         )
+        learnt = [
+            {"scan": s, "set": "validation" if split_of(s)[1] == int(fold) else "train", "participant_id": person(s)}
+            for s in SCANS
+            if split_of(s)[0] == "train"
+        ]
+        of_model = pl.DataFrame(learnt).with_columns(model=pl.lit(name), fold=pl.lit(fold))
+        store.write("training_scans", study, fold, of_model)
     rows = []
     for scan in SCANS:
         of, own = split_of(scan)

@@ -6,15 +6,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 
+from relevance_assets.tables import cache
+from relevance_assets.tables import database as tables_database
+from relevance_assets.tables.cache import Gathered
 from relevance_assets.tables.database import PublishError, leading_comment, publish
+from relevance_assets.tables.partitions import Batch
 from relevance_assets.tables.query import run_query
-from relevance_assets.tables.schema import TABLES
+from relevance_assets.tables.schema import TABLES, Table
 from relevance_assets.tables.store import Store
 
 SQL = Path(__file__).parents[2] / "sql"
@@ -96,11 +103,11 @@ def test_the_file_can_be_read_by_older_programs(database: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- refusals
-def refused(home: Path, sql: Path = SQL) -> str:
+def refused(home: Path, sql: Path = SQL, tables: Path | None = None) -> str:
     """The one line with which publishing fails; the old database stays as it was and nothing is left over."""
     before = (home / "results.duckdb").read_bytes()
     with pytest.raises(PublishError) as caught:
-        publish(home / "tables", home / "results.duckdb", sql)
+        publish(tables or home / "tables", home / "results.duckdb", sql)
     assert (home / "results.duckdb").read_bytes() == before
     assert [n for n in names(home) if n.startswith("results")] == ["results.duckdb"]
     assert "\n" not in str(caught.value)
@@ -125,21 +132,93 @@ def test_a_spoilt_file_is_refused_by_name(home: Path) -> None:
 
 
 def test_rows_that_get_lost_are_noticed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Store.read
-    monkeypatch.setattr(Store, "read", lambda *a, **k: whole(*a, **k).head(1))
+    whole = Gathered.batches
+    monkeypatch.setattr(Gathered, "batches", lambda g: (replace(b, frame=b.frame.head(1)) for b in whole(g)))
     assert refused(home) == "table scans: 1 rows in the database, 2 in its files"
 
 
 def test_a_table_that_never_settles_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Store.read
+    whole = cache.read_batches
 
-    def write_meanwhile(store: Store, table: str, study: str) -> pl.DataFrame:
-        frame = whole(store, table, study)
-        store.write(table, study, "all", frame)
-        return frame
+    def write_meanwhile(table: Table, folder: Path, names: list[str]) -> list[Batch]:
+        batches = list(whole(table, folder, names))
+        if table.name == "scans":
+            Store(home / "tables").write("scans", "demo", "all", scans("1", "2"))
+        return batches
 
-    monkeypatch.setattr(Store, "read", write_meanwhile)
+    monkeypatch.setattr(cache, "read_batches", write_meanwhile)
+    monkeypatch.setattr(cache, "_PATIENCE_S", 0.5)
     assert refused(home) == "table scans of demo is being written; publish again when that has ended"
+
+
+@pytest.mark.parametrize("change", ["write", "replace", "delete"])
+def test_a_change_while_reading_is_in_the_database_whole(
+    home: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    store, whole = Store(home / "tables"), cache.read_batches
+    store.write("scans", "demo", "more", scans("3"))
+    changes = {
+        "write": lambda: store.write("scans", "demo", "new", scans("4")),
+        "replace": lambda: store.write("scans", "demo", "more", scans("5", "6")),
+        "delete": lambda: store.delete("scans", "demo", "more"),
+    }
+    due = [changes[change]]
+
+    def write_once(table: Table, folder: Path, names: list[str]) -> list[Batch]:
+        if table.name == "scans" and due:
+            due.pop()()
+        return list(whole(table, folder, names))
+
+    monkeypatch.setattr(cache, "read_batches", write_once)
+    publish(home / "tables", home / "results.duckdb", SQL)
+    assert count(home) == {"write": 4, "replace": 4, "delete": 2}[change]
+
+
+def test_a_key_twice_is_refused_in_a_table_too_large_for_an_index(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables_database, "_INDEXED_ROWS", 1)
+    publish(home / "tables", home / "results.duckdb", SQL)
+    query = "SELECT table_name FROM duckdb_constraints() WHERE constraint_type = 'PRIMARY KEY'"
+    assert set(run_query(home / "results.duckdb", query)["table_name"]) == set(TABLES) - {"scans"}
+    Store(home / "tables").write("scans", "demo", "again", scans("2"))
+    assert refused(home) == ("table scans, key (study, scan): more than one row with study=demo, scan=sub-2")
+
+
+def test_equal_hashes_of_different_keys_are_no_duplicates(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pl.DataFrame, "hash_rows", lambda frame: pl.Series([7] * frame.height, dtype=pl.UInt64))
+    Store(home / "tables").write("scans", "demo", "more", scans("3"))
+    publish(home / "tables", home / "results.duckdb", SQL)
+    assert count(home) == 3
+    Store(home / "tables").write("scans", "demo", "again", scans("2"))
+    assert "more than one row with study=demo, scan=sub-2" in refused(home)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 6 MB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_in_one_line_and_the_old_database_stays(tmp_path: Path, tiny_disk: Path) -> None:
+    store = Store(tmp_path / "tables")
+    store.write("scans", "demo", "all", scans("1", "2"))
+    publish(store.root, tiny_disk / "results.duckdb", SQL)
+    numbers = np.random.default_rng(0).permutation(150_000).astype(str)
+    store.write("scans", "demo", "all", scans(*numbers).with_columns(other="participant_id"))
+    assert refused(tiny_disk, tables=store.root) == (
+        f"{tiny_disk / 'results.duckdb'} could not be built, the old one stays: "
+        "its disk is full; make room and publish again"
+    )
+    assert names(tiny_disk) == ["results.duckdb"]
+    assert count(tiny_disk) == 2
+    store.write("scans", "demo", "all", scans("1", "2", "3"))
+    publish(store.root, tiny_disk / "results.duckdb", SQL)
+    assert count(tiny_disk) == 3
 
 
 @pytest.mark.parametrize(
@@ -260,6 +339,39 @@ def test_publishing_while_an_analyst_has_the_file_open(home: Path, mode: str, ki
     assert count(home) == 3
     publish(home / "tables", home / "results.duckdb", SQL)
     assert count(home) == 3
+
+
+WRITER = """
+import duckdb, sys
+connection = duckdb.connect(sys.argv[1])
+print("open", flush=True)
+for number, line in enumerate(sys.stdin):
+    connection.execute(f"CREATE TABLE mine{number} AS SELECT * FROM scans")
+    print(connection.sql(f"SELECT count(*) FROM mine{number}").fetchall()[0][0], flush=True)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_analyst_who_begins_to_write_after_publishing_goes_on_and_so_does_publishing(
+    home: Path, killed: bool
+) -> None:
+    command = [sys.executable, "-c", WRITER, str(home / "results.duckdb")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as analyst:
+        assert analyst.stdin is not None
+        assert analyst.stdout is not None
+        assert analyst.stdout.readline() == "open\n"
+        for label in ("3", "4"):
+            Store(home / "tables").write("scans", "demo", label, scans(label))
+            publish(home / "tables", home / "results.duckdb", SQL)
+            assert count(home) == int(label), "new sessions see the new data"
+            print("write", file=analyst.stdin, flush=True)
+            assert analyst.stdout.readline() == "2\n", "the open session writes into what it had"
+        if killed:
+            analyst.kill()
+        else:
+            analyst.stdin.close()
+    publish(home / "tables", home / "results.duckdb", SQL)
+    assert count(home) == 4
 
 
 SLOW = """-- Takes for ever.

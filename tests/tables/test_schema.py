@@ -14,7 +14,7 @@ def splits(**columns: list) -> pl.DataFrame:
 
 
 def test_every_table_of_the_design_is_declared_with_study_first() -> None:
-    assert len(TABLES) == 18
+    assert len(TABLES) == 19
     for name, table in TABLES.items():
         assert table.name == name
         assert table.key[0] == table.columns[0].name == "study"
@@ -28,10 +28,10 @@ def test_every_table_of_the_design_is_declared_with_study_first() -> None:
 
 def test_conform_adds_study_orders_and_fills_nullable_columns() -> None:
     frame = TABLES["splits"].conform(splits(), "demo")
-    assert frame.columns == ["study", "scan", "set", "fold", "participant_id"]
+    assert frame.columns == ["study", "scan", "set", "fold", "participant_id", "draw"]
     assert frame.rows() == [
-        ("demo", "sub-B", "test", None, "sub-B"),
-        ("demo", "sub-A", "train", None, "sub-A"),
+        ("demo", "sub-B", "test", None, "sub-B", None),
+        ("demo", "sub-A", "train", None, "sub-A", None),
     ]
     assert frame.schema["fold"] == pl.Int64
     assert TABLES["splits"].conform(frame, "demo").equals(frame), "conforming twice changes nothing"
