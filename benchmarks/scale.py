@@ -14,10 +14,13 @@ import json
 import os
 import resource
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +49,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=1381)
     parser.add_argument("--home", type=Path, help="keep the home in this folder (default: a temporary one)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--ui", action="store_true", help=argparse.SUPPRESS)  # the part that runs in its own process
     options = parser.parse_args()
-    if options.ui:
-        print(json.dumps(ask_the_page()))
-        return
     with tempfile.TemporaryDirectory() as folder:
         root = options.home or Path(folder)
         figures = measure(root, options.scans)
@@ -137,35 +136,53 @@ def measure(root: Path, scans: int) -> dict[str, float]:
     figures["database, MB"] = home.database.stat().st_size / 1e6
     figures["tables, files"] = sum(1 for _ in home.tables.glob("*/*/*.parquet"))
     figures["event log, MB"] = sum(path.stat().st_size for path in home.dagster.rglob("*") if path.is_file()) / 1e6
-    said = subprocess.run([sys.executable, __file__, "--ui"], capture_output=True, text=True, check=True)
-    return figures | json.loads(said.stdout.splitlines()[-1])
+    return figures | ask_the_page(home)
 
 
-def ask_the_page() -> dict[str, float]:
-    """Time to load the code location, and answers of the web page's server, in a process of its own."""
-    clock = time.perf_counter()
-    from dagster._core.workspace.context import WorkspaceProcessContext
-    from dagster._core.workspace.load_target import PythonFileTarget
-    from dagster_webserver.webserver import DagsterWebserver
-    from starlette.testclient import TestClient
-
-    from relevance_assets.assets.runner import dagster_instance
-    from relevance_assets.home import Home
-
+def ask_the_page(home: Any) -> dict[str, float]:
+    """Time until the web server answers with its code location loaded, and its answers to a page's questions."""
     root = Path(__file__).resolve().parents[1]
-    figures: dict[str, Any] = {}
-    with dagster_instance(Home.from_environment()) as instance:
-        target = PythonFileTarget(str(root / "dagster_project" / "definitions.py"), None, str(root), "relevance_assets")
-        with WorkspaceProcessContext(instance, target) as context:
-            client = TestClient(DagsterWebserver(context).create_asgi_app())
-            assert client.post("/graphql", json={"query": "{ version }"}).json()["data"]["version"]
-            figures["code location and server, ready after, s"] = time.perf_counter() - clock
-            for name, query in (("asset graph", GRAPH), ("partitions of an asset", PARTITIONS)):
-                for turn in ("first", "again"):
-                    clock = time.perf_counter()
-                    answer = client.post("/graphql", json={"query": query}).json()
-                    assert "errors" not in answer, answer
-                    figures[f"page, {name}, {turn}, s"] = time.perf_counter() - clock
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["-w", str(root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    environment = os.environ | {"DAGSTER_HOME": str(home.dagster), "RELEVANCE_HOME": str(home.root)}
+    clock = time.perf_counter()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "dagster_webserver", *words],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def ask(query: str) -> dict[str, Any]:
+        body = json.dumps({"query": query}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            found = json.load(answer)
+        assert "errors" not in found, found
+        return found["data"]
+
+    figures: dict[str, float] = {}
+    try:
+        while server.poll() is None:
+            try:
+                ask("{ version }")
+                break
+            except OSError:
+                time.sleep(0.1)
+        figures["code location and server, ready after, s"] = time.perf_counter() - clock
+        for name, query in (("asset graph", GRAPH), ("partitions of an asset", PARTITIONS)):
+            for turn in ("first", "again"):
+                clock = time.perf_counter()
+                found = ask(query)
+                figures[f"page, {name}, {turn}, s"] = time.perf_counter() - clock
+        statuses = found["assetNodeOrError"]["assetPartitionStatuses"]["materializedPartitions"]
+        figures["page, scans with maps"] = len(statuses)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
     return figures
 
 
