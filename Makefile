@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 export RELEVANCE_HOME ?= $(CURDIR)/.relevance
 
-.PHONY: help install demo test lint ui clean
+.PHONY: help install demo test test-slurm test-postgres test-browser test-kills lint ui clean
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
@@ -24,6 +24,27 @@ demo: install  ## synthetic cohort -> models -> relevance maps -> results.duckdb
 
 test: install  ## the whole test suite, with coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+# What only some of the tests need, by the name of its extra.
+$(VENV)/.%: $(VENV)/.installed
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[$*]'; \
+	else \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$*]'; \
+	fi
+	@touch $@
+
+test-slurm: $(VENV)/.dask  ## relevance maps as jobs of a real Slurm, brought up here (Debian: slurmctld, slurmd)
+	@RELEVANCE_TEST_SLURM=1 $(BIN)/python -m pytest tests/slurm tests/test_execution.py -s -rs
+
+test-postgres: $(VENV)/.dask $(VENV)/.postgres  ## a study whose instance is a real Postgres (Debian: postgresql)
+	@RELEVANCE_TEST_POSTGRES=1 $(BIN)/python -m pytest tests/postgres -s -rs
+
+test-browser: $(VENV)/.browser  ## the web UI, seen through headless Chromium (Debian: chromium)
+	@RELEVANCE_TEST_BROWSER=1 $(BIN)/python -m pytest tests/browser -rs
+
+test-kills: install  ## the service killed ten times at random; half an hour
+	@RELEVANCE_KILLS=10 $(BIN)/python -m pytest tests/kills -s -rs
 
 lint: install  ## ruff (lint, format) and mypy
 	@$(BIN)/ruff check .

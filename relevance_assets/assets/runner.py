@@ -25,6 +25,7 @@ from relevance_assets.assets.warehouse import database_asset, database_is_curren
 from relevance_assets.assets.workspace import Snapshot, Workspace
 from relevance_assets.component import database_inputs, study_definitions, synthetic_settings
 from relevance_assets.configuration import load_studies
+from relevance_assets.execution import launch
 from relevance_assets.home import Home
 
 __all__ = ["Failed", "Report", "dagster_instance", "run_study", "run_synthetic"]
@@ -106,22 +107,14 @@ def _close_killed_runs(instance: dg.DagsterInstance) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ launching
+Result = dg.ExecuteInProcessResult | dg.JobExecutionResult
+
+
 def _launch(
-    definitions: dg.Definitions,
-    instance: dg.DagsterInstance,
-    key: dg.AssetKey,
-    tags: dict[str, str],
-    **options: str,
-) -> dg.ExecuteInProcessResult:
-    job = definitions.resolve_implicit_global_asset_job_def()
-    return job.execute_in_process(
-        instance=instance,
-        asset_selection=[key],
-        tags=OURS | tags,
-        run_config=QUIET,
-        raise_on_error=False,
-        **options,  # type: ignore[arg-type]
-    )
+    definitions: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey, tags: dict[str, str]
+) -> Result:
+    home = Home.from_environment()
+    return launch(home, definitions, instance, key, tags=OURS | tags, run_config=QUIET)
 
 
 def run_synthetic(home: Home, instance: dg.DagsterInstance) -> bool:
@@ -247,7 +240,7 @@ def _hold(stage: str, check: str, passed: bool, found: Mapping[str, Any]) -> Non
 
 
 def _raise_unless(
-    result: dg.ExecuteInProcessResult,
+    result: Result,
     name: str,
     workspace: Workspace | None = None,
     items: list[str] | None = None,
@@ -257,6 +250,9 @@ def _raise_unless(
         return
     for check in result.get_asset_check_evaluations():
         _hold(name, check.check_name, check.passed, {key: value.value for key, value in check.metadata.items()})
+    for event in result.all_events:
+        if event.is_job_failure and event.job_failure_data.error:  # the run itself broke: a job was killed, say
+            raise Failed(f"{name}: {' '.join(event.job_failure_data.error.message.split())}")
     if workspace and items is not None:
         records = [workspace.record(name, item) for item in items]
         if any(record and record["outcome"] == "failed" for record in records):
