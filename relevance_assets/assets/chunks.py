@@ -104,7 +104,7 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
         group_name=study.name,
         kinds=set(stage.kinds),
         owners=study.owners,
-        description=f"{stage.description}\n\nStudy: {study.title}.",
+        description=f"{stage.description}\n\nStudy {study.name}: {study.title}",
         code_version=stage.version,
         pool=stage.pool,
         config_schema=schema,

@@ -149,6 +149,7 @@ def _raw_scans(workspace: Workspace) -> Stage:
         parallel=True,
         needs=("participants",),
         kinds=frozenset({"nifti", "bids"}),
+        group="imaging",
     )
 
 
@@ -240,6 +241,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
         parallel=True,
         needs=("raw_scans",),
         kinds=frozenset({"nifti", "numpy"}),
+        group="imaging",
     )
 
 

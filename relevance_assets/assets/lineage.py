@@ -39,7 +39,7 @@ def column_schema(table: str) -> dg.TableSchema:
             dg.TableColumn(
                 column.name,
                 type=str(column.dtype),
-                description=column.description,
+                description=column.description.replace("<", "\\<"),  # markdown: <label> would vanish
                 constraints=dg.TableColumnConstraints(nullable=column.nullable),
             )
             for column in TABLES[table].columns

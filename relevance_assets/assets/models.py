@@ -260,7 +260,7 @@ def _predictions(workspace: Workspace) -> Stage:
     return Stage(
         name="predictions",
         version="1",
-        description="What each fold's model says of a scan, and how much weight it gives to each contrast.",
+        description="What each fold's model says of a scan and, where it has attention, how it weighs the contrasts.",
         tables=("predictions", "attention_weights"),
         items=lambda: sorted(workspace.sides),
         inputs=inputs,

@@ -250,12 +250,9 @@ def _raise_unless(
         return
     for check in result.get_asset_check_evaluations():
         _hold(name, check.check_name, check.passed, {key: value.value for key, value in check.metadata.items()})
-    for event in result.all_events:
-        if event.is_job_failure and event.job_failure_data.error:  # the run itself broke: a job was killed, say
-            raise Failed(f"{name}: {' '.join(event.job_failure_data.error.message.split())}")
     if workspace and items is not None:
         records = [workspace.record(name, item) for item in items]
-        if any(record and record["outcome"] == "failed" for record in records):
+        if any(record and (record["outcome"], record["run_id"]) == ("failed", result.run_id) for record in records):
             return
     failures = [event for event in result.all_events if event.is_step_failure]
     for event in failures:
@@ -263,4 +260,7 @@ def _raise_unless(
         user = event.step_failure_data.user_failure_data
         text = (user and user.description) or (error and (error.cause or error).message) or "unknown"
         raise Failed(f"{name}: {' '.join(str(text).split())}")
+    for event in result.all_events:
+        if event.is_job_failure and event.job_failure_data.error:  # the run itself broke: a job was killed, say
+            raise Failed(f"{name}: {' '.join(event.job_failure_data.error.message.split())}")
     raise Failed(f"{name}: the run failed; see {Path(os.environ.get('DAGSTER_HOME', ''))}")
