@@ -1,5 +1,5 @@
 -- What is predicted of each scan by models that never saw it: validation scans by their own fold's model,
--- test scans by the mean output over the folds' models.
+-- test scans and those that came later by the mean output over the folds' models.
 WITH per_scan AS (
     SELECT
         study, model, scan, set,
