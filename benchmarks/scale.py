@@ -67,7 +67,9 @@ def measure(root: Path, scans: int) -> dict[str, float]:
     import relevance_assets.assets.automation as automation
     import relevance_assets.assets.runner as runner
     import relevance_assets.component as component
+    from relevance_assets.assets.chunks import asset_key
     from relevance_assets.assets.runner import dagster_instance, run_study
+    from relevance_assets.assets.warehouse import database_asset
     from relevance_assets.assets.workspace import Snapshot, Workspace
     from relevance_assets.configuration import SQL, load_studies, remember
     from relevance_assets.home import Home
@@ -124,6 +126,22 @@ def measure(root: Path, scans: int) -> dict[str, float]:
         figures["sensor, one new scan, s"] = max(looks)
         figures["one new scan, all stages, s"] = time.perf_counter() - clock
         figures["one new scan, runs"] = runs
+        definitions = dg.Definitions.merge(
+            component.study_definitions(workspace.study, home),
+            dg.Definitions(
+                assets=[database_asset(home, [asset_key(workspace, stage.name) for stage in stand_in(workspace)])]
+            ),
+        )
+        evaluated = None
+        for turn in ("first", "again"):
+            clock = time.perf_counter()
+            evaluated = dg.evaluate_automation_conditions(
+                defs=definitions,
+                instance=instance,
+                asset_selection=dg.AssetSelection.assets("results_database"),
+                cursor=evaluated.cursor if evaluated else None,
+            )
+            figures[f"condition of the database, {turn}, s"] = time.perf_counter() - clock
     figures["memory of the coordinator, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     clock = time.perf_counter()

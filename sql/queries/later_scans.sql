@@ -2,7 +2,7 @@
 SELECT
     p.study, p.scan, s.age, s.edss, p.target,
     p.output AS mean_output, p.probability,
-    r.started AS predicted_at
+    strftime(r.started, '%Y-%m-%d %H:%M') AS predicted_at
 FROM unseen_predictions AS p
 JOIN scans AS s USING (study, scan)
 LEFT JOIN runs AS r ON r.study = p.study AND r.asset = 'predictions' AND r.item = p.scan
