@@ -403,6 +403,33 @@ def status(home: HomeOption = None) -> None:
 
 
 @app.command()
+def forget(
+    person: Annotated[str, typer.Argument(help="sub-LABEL; all sessions go.")],
+    home: HomeOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove everything that the home holds of a person, in all studies, and say what remains elsewhere.
+
+    Remove the person's images and row of participants.tsv from the BIDS folder first, and stop the service.
+    """
+    from relevance_assets.assets.forgetting import check_forgettable, forget_person
+    from relevance_assets.assets.runner import Failed
+
+    place = _home(home)
+    try:
+        check_forgettable(place, person)
+        if not yes:
+            typer.confirm(f"Remove everything of {person} from {place.root}, for good?", abort=True)
+        found = forget_person(place, person)
+    except (ValueError, Failed) as error:
+        raise _quit(error) from error
+    console.print(f"[green]✓[/green] {person}: {found.files} files, {found.rows} rows, {found.runs} runs removed")
+    console.print(Text("What remains:", style="bold"))
+    for line in found.remains:
+        console.print(Text(f"  {line}"), soft_wrap=True)
+
+
+@app.command()
 def ui(
     home: HomeOption = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
@@ -414,7 +441,7 @@ def ui(
     with dagster_instance(place):
         pass
     root = Path(__file__).resolve().parents[1]
-    console.print(f"Dagster on http://127.0.0.1:{port}, home {place.root}")
+    console.print(f"Dagster on http://127.0.0.1:{port}/asset-groups (all runs: /runs), home {place.root}")
     command = ["dagster", "dev", "-w", str(root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "dagster", *command[1:]])
 
