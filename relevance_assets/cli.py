@@ -6,6 +6,7 @@ what tables say (`report/terminal.py`).
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -163,6 +164,21 @@ def _run(home: Home, study: str, *, synthetic: bool, retrain: bool = False) -> N
                 say(Text.assemble(("✓", "green"), f" {study}: everything is up to date, nothing to do"))
     except (Failed, SettingsError) as error:
         raise _quit(error) from error
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        raise _quit(f"{home.root}: the disk is full; make room and run again, what is done stays done") from error
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether that is at the bottom of an error, whoever met it first; sqlite has words of its own for it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "database or disk is full" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @app.command()

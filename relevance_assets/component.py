@@ -12,7 +12,12 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, ValidationError
 
-from relevance_assets.assets.automation import failure_sensor, publishing_sensor, study_automation
+from relevance_assets.assets.automation import (
+    failure_sensor,
+    lost_work_sensor,
+    publishing_sensor,
+    study_automation,
+)
 from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.checks import study_checks
 from relevance_assets.assets.chunks import asset_key, stage_asset
@@ -123,7 +128,7 @@ class ResultsDatabaseComponent(dg.Component):
         home = Home.from_environment()
         return dg.Definitions(
             assets=[database_asset(home, database_inputs(home, load_studies(home)))],
-            sensors=[failure_sensor(home), publishing_sensor()],
+            sensors=[failure_sensor(home), publishing_sensor(), lost_work_sensor(home)],
         )
 
 

@@ -44,6 +44,10 @@ class Home:
     def dagster(self) -> Path:
         return self.root / "dagster"
 
+    def run_lock(self, run_id: str) -> Path:
+        """Held by the process that works on a run."""
+        return self.dagster / "locks" / f"{run_id}.lock"
+
     @property
     def bids(self) -> Path:
         """The synthetic cohort."""

@@ -12,19 +12,28 @@ from typing import Any
 
 import dagster as dg
 
+from relevance_assets.assets.alive import close_lost_runs
 from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.checks import checks_of
 from relevance_assets.assets.chunks import QUIET_TAG, asset_key, contiguous, range_tags
 from relevance_assets.assets.cohort import SETTLED_BY
 from relevance_assets.assets.planning import BACKOFF_S, Due, plan
 from relevance_assets.assets.stages import ALL, Stage, below, remove_orphans
+from relevance_assets.assets.warehouse import database_is_current, database_stamp
 from relevance_assets.assets.workspace import Snapshot, Workspace
 from relevance_assets.configuration import SettingsError, load_studies
 from relevance_assets.files import fingerprint
 from relevance_assets.home import Home
 from relevance_assets.report.notices import Notice, announce
 
-__all__ = ["failure_sensor", "look_around", "publishing_sensor", "study_automation"]
+__all__ = [
+    "failure_sensor",
+    "look_around",
+    "look_for_lost_work",
+    "lost_work_sensor",
+    "publishing_sensor",
+    "study_automation",
+]
 
 EVERY_S = 30
 AT_ONCE = 20  # runs asked for in one look; the rest comes with the next
@@ -252,6 +261,50 @@ def publishing_sensor() -> dg.SensorDefinition:
 
 
 # ------------------------------------------------------------------------------------------------------- failures
+def lost_work_sensor(home: Home) -> dg.SensorDefinition:
+    """Closes runs whose process was killed, and asks for a publishing that was lost that way."""
+    job = dg.define_asset_job(
+        "publish",
+        selection=dg.AssetSelection.assets("results_database"),
+        description="Publishes results.duckdb.",
+        tags={STUDY_TAG: "results"},
+    )
+
+    @dg.sensor(
+        name="lost_work",
+        job=job,
+        minimum_interval_seconds=EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Closes runs whose process was killed: their studies then ask for the work again. Asks for the "
+        "database once more where publishing it was cut off.",
+    )
+    def lost_work(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        return look_for_lost_work(home, context.instance)
+
+    return lost_work
+
+
+def look_for_lost_work(
+    home: Home, instance: dg.DagsterInstance, now: float | None = None
+) -> dg.RunRequest | dg.SkipReason:
+    """One look of that sensor."""
+    now = time.time() if now is None else now
+    lost = close_lost_runs(home, instance, now)
+    if lost:
+        return dg.SkipReason(f"closed {len(lost)} runs whose process was killed")
+    ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    latest = instance.get_run_records(dg.RunsFilter(statuses=[*UNDER_WAY, *ended]), limit=100)
+    publishing = next(
+        (one for one in latest if dg.AssetKey("results_database") in (one.dagster_run.asset_selection or ())), None
+    )
+    if publishing is None or publishing.dagster_run.status in (*UNDER_WAY, dg.DagsterRunStatus.SUCCESS):
+        return dg.SkipReason("no work was lost")
+    request = fingerprint("publish", database_stamp(home))
+    if database_is_current(home) or not _may_try(instance, request, now):
+        return dg.SkipReason("publishing failed; it is tried again when tables change, or later")
+    return dg.RunRequest(asset_selection=[dg.AssetKey("results_database")], tags={REQUEST_TAG: request})
+
+
 def failure_sensor(home: Home) -> dg.SensorDefinition:
     """Writes down every run that failed and, if RELEVANCE_WEBHOOK is set, tells it to that address."""
 

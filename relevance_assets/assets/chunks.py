@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 
+from relevance_assets.assets.alive import hold
 from relevance_assets.assets.cohort import SETTLED_BY
 from relevance_assets.assets.lineage import column_lineage, column_schema
 from relevance_assets.assets.metadata import Picture
@@ -116,6 +117,7 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
         },
     )
     def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        hold(workspace.home, context.run_id)
         items = list(context.partition_keys) if stage.partition else [ALL]
         if stage.resets and context.op_execution_context.op_config["draw_again"]:
             forget(workspace, stage.name, set(items), stage.tables)

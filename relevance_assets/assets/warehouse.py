@@ -12,13 +12,14 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from relevance_assets.assets.alive import hold
 from relevance_assets.assets.stages import begin, tick
 from relevance_assets.configuration import SQL
 from relevance_assets.files import fingerprint
 from relevance_assets.home import Home
 from relevance_assets.study import Settings
 
-__all__ = ["SyntheticCohort", "database_asset", "database_is_current", "synthetic_asset"]
+__all__ = ["SyntheticCohort", "database_asset", "database_is_current", "database_stamp", "synthetic_asset"]
 
 
 class SyntheticCohort(Settings):
@@ -41,9 +42,10 @@ def synthetic_asset(settings: SyntheticCohort, home: Home) -> dg.AssetsDefinitio
         "truth. Studies without a BIDS folder of their own read it.",
         metadata={"dagster/uri": str(home.bids)},
     )
-    def asset() -> dg.MaterializeResult:
+    def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from relevance_assets.cohort.synthetic import synthesise
 
+        hold(home, context.run_id)
         begin("synthetic_cohort", 0, settings.scans)
         synthesise(home.bids, **settings.model_dump(), progress=lambda done, total: tick(float(done), ""))
         return dg.MaterializeResult(metadata={**settings.model_dump(), "folder": dg.MetadataValue.path(str(home.bids))})
@@ -51,7 +53,8 @@ def synthetic_asset(settings: SyntheticCohort, home: Home) -> dg.AssetsDefinitio
     return asset
 
 
-def _database_inputs(home: Home) -> str:
+def database_stamp(home: Home) -> str:
+    """Changes with every file that the database is made of."""
     if not (SQL / "views").is_dir():
         raise ValueError(f"{SQL}: views and checks are missing; install from a checkout with pip install -e")
     tables = (path for path in home.tables.glob("*/*/*.parquet") if not path.name.startswith("."))
@@ -67,7 +70,7 @@ def _stamp(home: Home) -> Path:
 
 def database_is_current(home: Home) -> bool:
     stamp = _stamp(home)
-    return home.database.exists() and stamp.exists() and stamp.read_text() == _database_inputs(home)
+    return home.database.exists() and stamp.exists() and stamp.read_text() == database_stamp(home)
 
 
 # What has changed is published though scans are missing or failed: with eager() alone, one that never comes would hold
@@ -89,10 +92,11 @@ def database_asset(home: Home, deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
         "checked (row counts, keys, sql/checks), then put in place in one step. Open sessions keep what they see.",
         metadata={"dagster/uri": str(home.database)},
     )
-    def asset() -> dg.MaterializeResult:
+    def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from relevance_assets.tables.database import publish
 
-        inputs = _database_inputs(home)
+        hold(home, context.run_id)
+        inputs = database_stamp(home)
         counts = publish(home.tables, home.database, SQL)
         _stamp(home).write_text(inputs)
         metadata: dict[str, Any] = {

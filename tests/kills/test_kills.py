@@ -64,7 +64,7 @@ class ServiceProcess:
         return found
 
     def kill(self, what: str) -> bool:
-        """SIGKILL to a part; False where there is none just now."""
+        """SIGKILL to a part; False where there is none just now. Runs are spawned by the code server."""
         chosen = [pid for pid, command in self.parts().items() if what == "everything" or what in command]
         for pid in chosen:
             try:
@@ -96,7 +96,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_tables(tmp_path: Path) -
         time.sleep(15)
         while done.total() < KILLS:
             time.sleep(chance.uniform(3, 20))
-            what = chance.choice(("execute_run", "execute_run", "daemon", "everything"))
+            what = chance.choice(("spawn_main", "spawn_main", "daemon", "everything"))
             if service.kill(what):
                 done[what] += 1
             service.ensure()
