@@ -4,8 +4,6 @@ Belongs here: both assets, and whether they are up to date. Does not belong here
 (`cohort/synthetic/`), building the database (`tables/database.py`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -14,7 +15,7 @@ from relevance_assets.tables.store import differences
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = """
-import sys
+import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from stand_in import stand_in
@@ -22,6 +23,9 @@ from relevance_assets.assets.stages import run_items
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.home import Home
 from relevance_assets.study import Study
+(go := Path(sys.argv[5])).with_name(sys.argv[4]).touch()
+while not go.exists():
+    time.sleep(0.01)
 workspace = Workspace(Study.model_validate_json(sys.argv[2]), Home(Path(sys.argv[3])))
 for stage in stand_in(workspace, 0.05):
     if stage.name in ("raw_scans", "prepared_volumes"):
@@ -29,10 +33,16 @@ for stage in stand_in(workspace, 0.05):
 """
 
 
-def start(service: Service, home: Home, name: str) -> subprocess.Popen[bytes]:
-    study = service.study.model_dump_json()
-    words = [sys.executable, "-c", WORKER, str(ROOT / "benchmarks"), study, str(home.root), name]
-    return subprocess.Popen(words, cwd=ROOT)
+def together(service: Service, home: Home, *names: str) -> None:
+    """Run workers that begin at the same moment, and wait for them."""
+    study, go = service.study.model_dump_json(), home.root / "go"
+    words = [sys.executable, "-c", WORKER, str(ROOT / "benchmarks"), study, str(home.root)]
+    workers = [subprocess.Popen([*words, name, str(go)], cwd=ROOT) for name in names]
+    while not all((home.root / name).exists() for name in names):
+        assert all(worker.poll() is None for worker in workers)
+        time.sleep(0.01)
+    go.touch()
+    assert [worker.wait() for worker in workers] == [0] * len(names)
 
 
 def test_two_runs_at_once_corrupt_nothing(service: Service, tmp_path: Path) -> None:
@@ -41,9 +51,8 @@ def test_two_runs_at_once_corrupt_nothing(service: Service, tmp_path: Path) -> N
         shared = Service(service.study, home, service.instance)
         (request,) = shared.look()
         assert shared.run(request).success
-    assert start(service, alone, "one").wait() == 0
-    both = [start(service, service.home, name) for name in ("first", "second")]
-    assert [process.wait() for process in both] == [0, 0]
+    together(service, alone, "one")
+    together(service, service.home, "first", "second")
     assert service.workspace.read("volumes")["scan"].n_unique() == 12
     assert not differences(alone.tables, service.home.tables)
     makers = service.workspace.read("runs").filter(pl.col("asset") != "participants")["run_id"].unique()
