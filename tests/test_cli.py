@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sqlite3
 from pathlib import Path
 
 import duckdb
@@ -113,3 +115,21 @@ def test_synthesise_makes_a_cohort_and_refuses_another_in_its_place(home: Home, 
     assert (tmp_path / "bids" / "participants.tsv").exists()
     text = ask("synthesise", out, "--scans", "1", "--voxel-size-mm", "12", "--seed", "5", code=1)
     assert "other settings" in text
+
+
+def test_a_full_disk_is_recognised_whoever_met_it_first() -> None:
+    from relevance_assets.cli import _disk_is_full
+
+    def behind(error: Exception) -> Exception:
+        try:
+            try:
+                raise error
+            except Exception as first:
+                raise RuntimeError("the run failed") from first
+        except RuntimeError as second:
+            return second
+
+    assert _disk_is_full(behind(OSError(errno.ENOSPC, "No space left on device")))
+    assert _disk_is_full(behind(sqlite3.OperationalError("database or disk is full")))
+    assert not _disk_is_full(behind(OSError(errno.ENOENT, "No such file")))
+    assert not _disk_is_full(behind(ValueError("wrong")))
