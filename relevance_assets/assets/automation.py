@@ -40,6 +40,7 @@ AT_ONCE = 20  # runs asked for in one look; the rest comes with the next
 MANY = 0.5  # share of scans that do not vanish together
 STUDY_TAG = "relevance/study"
 REQUEST_TAG = "relevance/request"
+LATER = "what failed is tried again later"
 UNDER_WAY = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.QUEUED,
@@ -171,17 +172,20 @@ def look_around(
             remove_orphans(snapshot, stage)
         found = plan(snapshot, stages, now)
         due, stopped = _unstopped(snapshot, stages, found.due)
-        requests, later = _requests(snapshot, instance, due, settling, now)
+        requests, waits = _requests(snapshot, instance, due, settling, now)
     except (OSError, ValueError) as error:
         return dg.SkipReason(str(error))
     finally:
         SETTLED_BY.reset(token)
     if requests:
         return dg.SensorResult(run_requests=requests, cursor="")
-    notes = "; ".join([*stopped, *found.notes][:3]) or (
-        "some scans are still being written" if settling else "all is up to date"
-    )
-    return dg.SensorResult(skip_reason=dg.SkipReason(notes), cursor="" if found.later or later or settling else stamp)
+    notes = [*stopped, *sorted(waits), *found.notes][:4]
+    if settling:
+        notes.append("some scans are still being written")
+    if found.later:
+        notes.append(f"single scans: {LATER}")
+    said = "; ".join(notes) or "all is up to date"
+    return dg.SensorResult(skip_reason=dg.SkipReason(said), cursor="" if found.later or waits or settling else stamp)
 
 
 def _unstopped(snapshot: Snapshot, stages: list[Stage], due: list[Due]) -> tuple[list[Due], list[str]]:
@@ -204,12 +208,12 @@ def _recorded_at(workspace: Workspace) -> int:
 
 def _requests(
     snapshot: Snapshot, instance: dg.DagsterInstance, due: list[Due], settling: set[str], now: float
-) -> tuple[list[dg.RunRequest], bool]:
-    """Runs of at most a chunk, and whether some wait for another try."""
+) -> tuple[list[dg.RunRequest], set[str]]:
+    """Runs of at most a chunk, and what some wait for after runs that broke."""
     study = snapshot.study
     quiet = {QUIET_TAG: str(study.automation.quiet_seconds)}
     requests: list[dg.RunRequest] = []
-    later = False
+    waits: set[str] = set()
     for one in due:
         key = asset_key(snapshot, one.stage.name)
         if one.stage.partition is None:
@@ -221,20 +225,21 @@ def _requests(
             chunks = contiguous(keys, set(one.items) - settling, one.allowed - settling)
         for chunk in chunks:
             request = fingerprint(one.stage.name, sorted((item, one.items.get(item)) for item in chunk))
-            if not _may_try(instance, request, now):
-                later = True
+            wait = _waits(instance, request, now)
+            if wait is not None:
+                waits.add(f"{one.stage.name}: {wait}")
                 continue
             ranges = range_tags(chunk) if one.stage.partition else {}
             tags = {STUDY_TAG: study.name, REQUEST_TAG: request, **ranges, **quiet}
             job = f"{study.name}_{PARTS[one.stage.partition]}"
             requests.append(dg.RunRequest(job_name=job, asset_selection=[key], tags=tags))
             if len(requests) == AT_ONCE:
-                return requests, later
-    return requests, later
+                return requests, waits
+    return requests, waits
 
 
-def _may_try(instance: dg.DagsterInstance, request: str, now: float) -> bool:
-    """Whether the same work may be asked for again, after runs that broke without a word about their items."""
+def _waits(instance: dg.DagsterInstance, request: str, now: float) -> str | None:
+    """What the same work waits for, after runs that broke without a word about their items; None: it may be done."""
     broken = instance.get_run_records(
         dg.RunsFilter(
             tags={REQUEST_TAG: request}, statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -242,11 +247,11 @@ def _may_try(instance: dg.DagsterInstance, request: str, now: float) -> bool:
         limit=len(BACKOFF_S) + 1,
     )
     if not broken:
-        return True
+        return None
     if len(broken) > len(BACKOFF_S):
-        return False
+        return f"its run broke {len(broken)} times; run it by hand when that is mended"
     last = max(record.end_time or record.update_timestamp.timestamp() for record in broken)
-    return now >= last + BACKOFF_S[len(broken) - 1]
+    return None if now >= last + BACKOFF_S[len(broken) - 1] else LATER
 
 
 def publishing_sensor() -> dg.SensorDefinition:
@@ -300,7 +305,7 @@ def look_for_lost_work(
     if publishing is None or publishing.dagster_run.status in (*UNDER_WAY, dg.DagsterRunStatus.SUCCESS):
         return dg.SkipReason("no work was lost")
     request = fingerprint("publish", database_stamp(home))
-    if database_is_current(home) or not _may_try(instance, request, now):
+    if database_is_current(home) or _waits(instance, request, now) is not None:
         return dg.SkipReason("publishing failed; it is tried again when tables change, or later")
     return dg.RunRequest(asset_selection=[dg.AssetKey("results_database")], tags={REQUEST_TAG: request})
 

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from service import Service
 
-from relevance_assets.assets.automation import REQUEST_TAG, failure_sensor
+from relevance_assets.assets.automation import LATER, REQUEST_TAG, failure_sensor
 from relevance_assets.assets.chunks import partitions_of
 from relevance_assets.assets.planning import BACKOFF_S, plan
 from relevance_assets.assets.stages import Stage
@@ -103,6 +103,8 @@ def test_a_run_that_broke_without_a_word_is_asked_for_again_with_patience(servic
         )
         service.instance.report_run_failed(run)
         assert not service.look(), f"at once after failure {number + 1}"
+        by_hand = f"its run broke {number + 1} times; run it by hand when that is mended"
+        assert service.said == f"participants: {LATER if number < len(BACKOFF_S) else by_hand}"
         if number < len(BACKOFF_S):
             assert service.look(later_s=BACKOFF_S[number] + 5)
     assert not service.look(later_s=10 * 24 * 3600)
