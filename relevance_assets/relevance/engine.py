@@ -315,8 +315,11 @@ class Explainer:
             for place, (composite, start) in enumerate(wanted):
                 target = graph.find(start.layer) if isinstance(start, Inner) else result
                 groups.setdefault((composite_of(composite), target), []).append(place)
-            plans = {key: self._plan(traced, *key, masked=mask is not None) for key in groups}
-            inside = Inside(graph, None if mask is None else self._mask(mask, given[0]), self.device)
+            kept = None if mask is None else self._mask(mask, given[0])
+            if kept is not None and bool(kept.all()):
+                kept = None  # nothing is outside: the same sums as without a mask, to the last bit
+            plans = {key: self._plan(traced, *key, masked=kept is not None) for key in groups}
+            inside = Inside(graph, kept, self.device)
             forward = Forward(graph, given, plans.values(), result, self.checkpoint)
             results: dict[int, Explanation] = {}
             for key, places in groups.items():
