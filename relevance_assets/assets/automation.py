@@ -165,8 +165,8 @@ def look_around(
         if not known and settling.issuperset(folder.scans):
             return dg.SkipReason(f"{len(settling)} scans are still being written to {snapshot.bids}")
         stamp = fingerprint(folder.signature, _recorded_at(snapshot), study.model_dump(mode="json"))
-        if cursor == stamp and not settling:
-            return dg.SkipReason("nothing has changed")
+        if cursor and cursor.startswith(stamp) and not settling:
+            return dg.SkipReason(cursor.removeprefix(stamp).strip() or "nothing has changed")
         stages = study_stages(snapshot)
         for stage in stages:
             remove_orphans(snapshot, stage)
@@ -184,8 +184,11 @@ def look_around(
         notes.append("some scans are still being written")
     if found.later:
         notes.append(f"single scans: {LATER}")
-    said = "; ".join(notes) or "all is up to date"
-    return dg.SensorResult(skip_reason=dg.SkipReason(said), cursor="" if found.later or waits or settling else stamp)
+    said = "; ".join(notes)  # kept with the cursor: what waits for a person is said at every look
+    again = found.later or waits or settling
+    return dg.SensorResult(
+        skip_reason=dg.SkipReason(said or "all is up to date"), cursor="" if again else f"{stamp} {said}"
+    )
 
 
 def _unstopped(snapshot: Snapshot, stages: list[Stage], due: list[Due]) -> tuple[list[Due], list[str]]:

@@ -148,6 +148,8 @@ def test_the_first_training_waits_for_enough_scans(service: Service) -> None:
     service.study = service.study.model_copy(update={"automation": automation})
     assert {stage for stage, _ in service.settle()} == {"raw_scans", "prepared_volumes"}
     assert "12 of the 18 scans" in service.said
+    assert not service.look()
+    assert "12 of the 18 scans" in service.said, "not only once"
     service.add(6, first=200)
     assert {stage for stage, _ in service.settle()} >= {"trained_models", "relevance_maps"}
     assert "new" not in sets(service).values()
