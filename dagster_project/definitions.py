@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from relevance_assets.execution import executor_of
+from relevance_assets.assets.execution import executor_of
 from relevance_assets.home import Home
 
 

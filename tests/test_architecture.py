@@ -25,10 +25,10 @@ LAYERS = [
     {"statistics"},
     {"tables"},
     {"report"},
-    {"assets", "component", "execution"},
+    {"assets", "component"},
     {"cli", "__main__"},
 ]
-MAY_IMPORT_DAGSTER = {"assets", "component", "execution", "cli"}
+MAY_IMPORT_DAGSTER = {"assets", "component", "cli"}
 
 
 def layer(part: str) -> int:

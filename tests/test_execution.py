@@ -14,14 +14,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from relevance_assets import execution
+from relevance_assets.assets import execution
 from relevance_assets.assets.chunks import register_scans
+from relevance_assets.assets.execution import cluster_arguments, executor_of, launch, read_execution
 from relevance_assets.assets.runner import dagster_instance
 from relevance_assets.assets.warehouse import database_asset
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.component import study_definitions
 from relevance_assets.configuration import SettingsError, load_studies, remember
-from relevance_assets.execution import cluster_arguments, executor_of, launch, read_execution
 from relevance_assets.home import Home
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,7 +145,7 @@ def test_what_the_site_says_is_kept(home: Home) -> None:
 def test_ctrl_c_stays_ours(home: Home) -> None:
     """dask-jobqueue sets a handler when it is imported; Dagster ends runs by this signal."""
     code = (
-        "import signal; before = signal.getsignal(signal.SIGINT); from relevance_assets import execution; "
+        "import signal; before = signal.getsignal(signal.SIGINT); from relevance_assets.assets import execution; "
         "execution._jobqueue(); assert signal.getsignal(signal.SIGINT) is before"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

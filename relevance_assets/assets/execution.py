@@ -287,7 +287,7 @@ def launch(
         )
     cluster_arguments(home, execution)  # what is wrong with them is said here, and not by a run that fails
     job = dg.build_reconstructable_job(
-        "relevance_assets.execution",
+        "relevance_assets.assets.execution",
         "asset_job",
         (str(home.root), *key.path),  # type: ignore[arg-type]
     )

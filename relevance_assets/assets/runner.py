@@ -19,13 +19,13 @@ import polars as pl
 from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.checks import checks_of
 from relevance_assets.assets.chunks import asset_key, contiguous, partitions_of, range_tags, register_scans
+from relevance_assets.assets.execution import launch
 from relevance_assets.assets.owners import ASSET_OF
 from relevance_assets.assets.stages import ALL, Stage, forget, remove_orphans, state_of
 from relevance_assets.assets.warehouse import database_asset, database_is_current, synthetic_asset
 from relevance_assets.assets.workspace import Snapshot, Workspace
 from relevance_assets.component import database_inputs, study_definitions, synthetic_settings
 from relevance_assets.configuration import load_studies
-from relevance_assets.execution import launch
 from relevance_assets.home import Home
 
 __all__ = ["Failed", "Report", "dagster_instance", "run_study", "run_synthetic"]

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 from server import postgres, programs
 
-from relevance_assets import execution
+from relevance_assets.assets import execution
 from relevance_assets.assets.runner import INSTANCE, dagster_instance
 from relevance_assets.assets.stages import forget
 from relevance_assets.assets.workspace import Workspace

@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 from single_node import ask, missing, slurm
 
-from relevance_assets import execution
+from relevance_assets.assets import execution
 from relevance_assets.assets.runner import dagster_instance
 from relevance_assets.assets.stages import forget
 from relevance_assets.assets.workspace import Workspace
