@@ -178,6 +178,14 @@ class Training(Settings):
     augmentation: Augmentation = Augmentation()
     seed: int = 0
     cache_gb: float = Field(default=2.0, ge=0, description="prepared images kept in memory while training")
+    devices: int = Field(default=1, ge=1, description="GPUs that train one fold together (without a GPU: processes)")
+    strategy: Literal["ddp_spawn", "ddp_fork"] = Field(
+        default="ddp_spawn", description="how Lightning starts the processes of several devices"
+    )
+
+    def decisive(self) -> dict[str, Any]:
+        """What the model depends on; where and how fast it is trained is not part of it."""
+        return self.model_dump(mode="json", exclude={"cache_gb", "devices", "strategy"})
 
 
 # ---------------------------------------------------------------------------------- relevance and evidence

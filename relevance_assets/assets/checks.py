@@ -1,7 +1,8 @@
 """Asset checks: what must hold before anything is built on an asset.
 
 Blocking where a wrong input would spoil what follows. A check looks at all rows of the study, not at the chunk that
-was just made: a mixture of old and new rows must hold together too.
+was just made: a mixture of old and new rows must hold together too. It looks at them part by part and keeps what it
+found, so that a long-lived process looks again only at the parts that changed, and never holds a large table.
 
 Belongs here: stating and reporting. Does not belong here: errors of single scans, which stop that scan alone.
 """
@@ -10,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
+import numpy as np
 import polars as pl
 
 from relevance_assets.assets.chunks import asset_key
-from relevance_assets.assets.relevance import CONSERVED, unexplained
-from relevance_assets.assets.stages import Stage
+from relevance_assets.assets.relevance import CONSERVED, accounts_of, unexplained, worst_layers
+from relevance_assets.assets.stages import ALL, Stage
 from relevance_assets.assets.workspace import Workspace
+from relevance_assets.tables.partitions import Batch
 from relevance_assets.tables.schema import TABLES
 
 __all__ = ["checks_of", "study_checks"]
@@ -33,7 +36,7 @@ def checks_of(workspace: Workspace, stages: list[Stage]) -> list[tuple[str, str,
             stage.name,
             "primary_keys",
             "Every row of the tables has its own key, and no key is null.",
-            partial(primary_keys, workspace, stage.tables),
+            partial(primary_keys, workspace, stage.tables, stage.partition),
         )
         for stage in stages
     ]
@@ -100,22 +103,47 @@ def _check(workspace: Workspace, stage: Stage, name: str, description: str, chec
     return asset_check
 
 
+# ------------------------------------------------------------------------------------------------- part by part
+Found = TypeVar("Found")
+_FOUND: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+
+
+def over(workspace: Workspace, table: str, name: str, look: Callable[[Batch], Found]) -> list[Found]:
+    """What `look` finds in each part of a table; parts that this process has looked at are not read again."""
+    place = (str(workspace.home.root), workspace.study.name, table, name)
+    before = _FOUND.get(place, {})
+    with workspace.store.gather_now(table, workspace.study.name) as gathered:
+        now = {part: before[part] if part in before else look(load()) for part, load in gathered.parts()}
+    _FOUND[place] = now
+    return list(now.values())
+
+
+def stacked(workspace: Workspace, table: str, name: str, look: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
+    """The small frames that `look` makes of each part, as one."""
+    found = over(workspace, table, name, lambda batch: look(batch.frame))
+    return pl.concat(found) if found else look(TABLES[table].empty())
+
+
 # ----------------------------------------------------------------------------------------------------- what holds
-def primary_keys(workspace: Workspace, tables: tuple[str, ...]) -> tuple[bool, dict[str, Any]]:
+def primary_keys(workspace: Workspace, tables: tuple[str, ...], partition: str | None) -> tuple[bool, dict[str, Any]]:
+    """A partition's name is in the keys of its rows, or is 'all': so no key can be in two partitions."""
     counts: dict[str, Any] = {}
-    passed = True
     for table in tables:
-        frame = workspace.read(table)
         key = list(TABLES[table].key)
-        repeated = frame.height - frame.select(key).unique().height
-        empty = frame.select(pl.any_horizontal(pl.col(key).is_null()).sum()).item() if frame.height else 0
-        counts |= {
-            f"{table}_rows": frame.height,
-            f"{table}_repeated_keys": repeated,
-            f"{table}_null_keys": empty,
-        }
-        passed = passed and repeated == 0 and empty == 0
-    return passed, counts
+
+        def look(batch: Batch, key: list[str] = key) -> tuple[int, int, int, int]:
+            frame = batch.frame
+            names = [file.removesuffix(".parquet") for file in batch.files]
+            of_file = pl.Series(np.repeat(np.array(names, dtype=object), batch.rows), dtype=pl.String)
+            said = pl.lit(ALL) if partition is None else pl.col(partition).cast(pl.String)
+            misplaced = frame.filter(said.ne_missing(of_file)).height
+            empty = frame.select(pl.any_horizontal(pl.col(key).is_null()).sum()).item() if frame.height else 0
+            return frame.height, frame.height - frame.select(key).unique().height, empty, misplaced
+
+        found = over(workspace, table, "primary_keys", look)
+        names = ("rows", "repeated_keys", "null_keys", "in_the_wrong_partition")
+        counts |= {f"{table}_{name}": sum(one[i] for one in found) for i, name in enumerate(names)}
+    return not any(count for name, count in counts.items() if not name.endswith("_rows")), counts
 
 
 def no_leakage(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
@@ -126,37 +154,44 @@ def no_leakage(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
 
 
 def one_grid(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
-    frame = workspace.read("volumes")
     columns = [f"shape_{axis}" for axis in "xyz"] + [f"voxel_{axis}_mm" for axis in "xyz"] + ["orientation"]
-    grids = frame.with_columns(pl.col(pl.Float64).round(3)).select(columns).unique()
-    first = "" if frame.is_empty() else str(grids.row(0))
+
+    def look(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.with_columns(pl.col(pl.Float64).round(3)).group_by(columns).len()
+
+    found = stacked(workspace, "volumes", "one_grid", look)
+    grids = found.select(columns).unique()
+    first = "" if grids.is_empty() else str(grids.row(0))
     shape = workspace.study.shape
-    wanted = shape is None or frame.is_empty() or tuple(grids.row(0)[:3]) == shape
-    return grids.height <= 1 and wanted, {"grids": grids.height, "volumes": frame.height, "grid": first}
+    wanted = shape is None or grids.is_empty() or tuple(grids.row(0)[:3]) == shape
+    return grids.height <= 1 and wanted, {"grids": grids.height, "volumes": int(found["len"].sum()), "grid": first}
 
 
 def finite_volumes(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
     passed, counts = finite(workspace, "volumes", ["minimum", "maximum", "mean", "standard_deviation"])
-    empty = workspace.read("volumes").filter(pl.col("brain_voxels") <= 0).height
-    return passed and empty == 0, counts | {"without_brain": empty}
+    found = over(workspace, "volumes", "brain", lambda batch: batch.frame.filter(pl.col("brain_voxels") <= 0).height)
+    return passed and not sum(found), counts | {"without_brain": sum(found)}
 
 
 def finite(workspace: Workspace, table: str, columns: list[str]) -> tuple[bool, dict[str, Any]]:
-    frame = workspace.read(table)
-    wrong = frame.filter(pl.any_horizontal(pl.col(columns).is_null() | ~pl.col(columns).is_finite())).height
-    return wrong == 0, {"rows": frame.height, "not_finite": wrong}
+    wrong = pl.any_horizontal(pl.col(columns).is_null() | ~pl.col(columns).is_finite())
+    found = over(
+        workspace, table, f"finite {columns}", lambda batch: (batch.frame.height, batch.frame.filter(wrong).height)
+    )
+    rows, bad = (sum(one[i] for one in found) for i in (0, 1))
+    return bad == 0, {"rows": rows, "not_finite": bad}
 
 
 def conservation(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
     """Relevance in = relevance out + what rules are known to have lost, for every explanation of the study."""
-    frame = workspace.read("relevance_maps").filter(pl.col("start").is_not_null())
-    ledger = workspace.read("relevance_ledger")
-    share, at_operation, layer = unexplained(frame, ledger)
-    lost = frame.select((pl.col("lost").abs() / pl.col("start").abs()).median()).item() if frame.height else 0.0
+    accounts = stacked(workspace, "relevance_maps", "accounts", accounts_of)
+    layers = stacked(workspace, "relevance_ledger", "layers", worst_layers)
+    share, at_operation, layer = unexplained(accounts, layers)
+    lost = accounts.select((pl.col("lost").abs() / pl.col("start").abs()).median()).item() if accounts.height else 0.0
     return max(share, at_operation) <= CONSERVED, {
-        "accounts": frame.height,
+        "accounts": accounts.height,
         "largest_share_unexplained": share,
-        "operations": ledger.height,
+        "operations": int(layers["operations"].sum()),
         "largest_share_unexplained_at_an_operation": at_operation,
         "that_operation": layer,
         "median_share_lost_to_biases_and_stabilisers": float(lost or 0),
@@ -164,7 +199,10 @@ def conservation(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
 
 
 def never_seen(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
-    maps = workspace.read("relevance_maps").filter(pl.col("fold") != "ensemble").select("scan", "fold").unique()
+    def look(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.filter(pl.col("fold") != "ensemble").select("scan", "fold").unique()
+
+    maps = stacked(workspace, "relevance_maps", "models", look)
     learnt = workspace.read("training_scans").filter(pl.col("set") == "train").select("fold", "participant_id")
     people = maps.with_columns(participant_id=pl.col("scan").str.split("_").list.first())
     seen = people.join(learnt.unique(), on=["participant_id", "fold"])

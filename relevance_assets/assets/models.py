@@ -189,7 +189,7 @@ def _trained_models(workspace: Workspace) -> Stage:
         items=lambda: folds(workspace),
         settings=[
             study.model.model_dump(mode="json"),
-            study.training.model_dump(mode="json"),
+            study.training.decisive(),
             study.cohort.target.model_dump(mode="json"),
             [step.model_dump(mode="json") for step in study.preparation],
             [contrast.model_dump(mode="json") for contrast in study.contrasts],

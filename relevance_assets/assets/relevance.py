@@ -23,7 +23,7 @@ from relevance_assets.files import fingerprint, sha256, sidecar, write_json
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["CONSERVED", "relevance_stages", "unexplained"]
+__all__ = ["CONSERVED", "accounts_of", "relevance_stages", "unexplained", "worst_layers"]
 
 ENSEMBLE = "ensemble"
 CONSERVED = 1e-8  # of the start; float64 arithmetic leaves about 1e-12
@@ -161,17 +161,30 @@ def _relevance_maps(workspace: Workspace) -> Stage:
     )
 
 
-def unexplained(maps: pl.DataFrame, ledger: pl.DataFrame) -> tuple[float, float, str]:
+EXPLANATION = ["method", "fold", "scan"]
+
+
+def accounts_of(maps: pl.DataFrame) -> pl.DataFrame:
+    """What table `relevance_maps` says of the sums of the maps that have an account."""
+    return maps.filter(pl.col("start").is_not_null()).select(*EXPLANATION, "start", "lost", "unexplained")
+
+
+def worst_layers(ledger: pl.DataFrame) -> pl.DataFrame:
+    """Of each explanation the operation at which most is unexplained, and how many operations there are."""
+    size = pl.col("unexplained").abs()
+    worst = pl.col("layer").sort_by(size, descending=True, nulls_last=True).first()
+    return ledger.group_by(EXPLANATION).agg(worst, size.max(), operations=pl.len())
+
+
+def unexplained(accounts: pl.DataFrame, layers: pl.DataFrame) -> tuple[float, float, str]:
     """Largest share of an explanation's start that is unexplained: of a map, at an operation, and at which.
 
     Relative to the start, or to what was lost where that is larger: a start may be small beside what cancels in it.
     """
-    accounts = maps.filter(pl.col("start").is_not_null())
     scale = pl.max_horizontal(pl.col("start").abs(), pl.col("lost").abs(), pl.lit(1e-300))
     share = accounts.select((pl.col("unexplained").abs() / scale).max()).item() if accounts.height else None
-    key = ["method", "fold", "scan"]
-    layers = ledger.join(accounts.group_by(key).agg(scale=scale.max()), on=key)
-    layers = layers.with_columns(share=pl.col("unexplained").abs() / pl.col("scale"))
+    layers = layers.join(accounts.group_by(EXPLANATION).agg(scale=scale.max()), on=EXPLANATION)
+    layers = layers.with_columns(share=pl.col("unexplained") / pl.col("scale"))
     worst = layers.sort("share", descending=True, nulls_last=True).head(1)
     at_most = float(worst["share"][0] or 0.0) if worst.height else 0.0
     return float(share or 0.0), at_most, worst["layer"][0] if worst.height else ""
@@ -179,7 +192,7 @@ def unexplained(maps: pl.DataFrame, ledger: pl.DataFrame) -> tuple[float, float,
 
 def _check_sums(maps: pl.DataFrame, ledger: pl.DataFrame) -> None:
     """A map that does not add up is an error of that scan, not of its neighbours."""
-    share, at_operation, layer = unexplained(maps, ledger)
+    share, at_operation, layer = unexplained(accounts_of(maps), worst_layers(ledger))
     if not max(share, at_operation) <= CONSERVED:
         raise ValueError(
             f"relevance does not add up: {share:.2g} of the start is unexplained, {at_operation:.2g} at {layer}; "

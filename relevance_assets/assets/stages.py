@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -142,7 +143,7 @@ class Stage:
         """Hash of settings, then hash of inputs."""
         return f"{self.settings_hash}{fingerprint(self.inputs(item))[:12]}"
 
-    @property
+    @cached_property
     def settings_hash(self) -> str:
         return fingerprint(self.name, self.version, self.settings)[:12]
 

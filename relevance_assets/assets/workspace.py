@@ -209,6 +209,15 @@ class Snapshot(Workspace):
     def _folder(self) -> Folder:
         return super().folder()
 
+    @cached_property
+    def _partitions(self) -> dict[str, set[str]]:
+        return {}
+
+    def has(self, table: str, partition: str) -> bool:
+        if table not in self._partitions:
+            self._partitions[table] = set(self.store.partitions(table, self.study.name))
+        return partition in self._partitions[table]
+
     def record(self, asset: str, item: str) -> dict[str, Any] | None:
         return self._records.get(asset, {}).get(item)
 

@@ -13,19 +13,21 @@ partition files (`partitions.py`), what a segment looks like (`segments.py`), wh
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from relevance_assets.files import fingerprint
 from relevance_assets.tables.partitions import Batch, Stamp, look, read_batches, read_files
 from relevance_assets.tables.segments import Segment, write_segment
 from relevance_assets.tables.table import Table, TableError
 
-__all__ = ["Gathered", "Unsettled", "gather", "read_whole"]
+__all__ = ["Gathered", "Unsettled", "gather", "gather_now", "read_whole"]
 
 _FEW = 200  # fewer files are read as quickly without a cache
 _WORTH_WRITING = 64  # changed files, before a segment is written
@@ -62,9 +64,16 @@ class Gathered:
 
     def batches(self) -> Iterator[Batch]:
         """All rows, at most some hundred thousand at once, in no particular order."""
+        for _, load in self.parts():
+            yield load()
+
+    def parts(self) -> Iterator[tuple[str, Callable[[], Batch]]]:
+        """The same, unread: each part by a name that another part never has, and how to read it."""
         for segment, names in self.segments:
-            yield from segment.batches(names)
-        yield from self.fresh
+            for files, load in segment.parts(names):
+                yield fingerprint(files), load
+        for batch in self.fresh:
+            yield fingerprint(sorted(zip(batch.files, batch.stamps, strict=True))), partial(_itself, batch)
 
     def frame(self) -> pl.DataFrame:
         """All rows, sorted by key; rows of one key in the order of their files."""
@@ -79,6 +88,10 @@ class Gathered:
         if not frames:
             return self.table.empty()
         return pl.concat(frames).sort([*self.table.key, "__place"], maintain_order=True).drop("__place")
+
+
+def _itself(batch: Batch) -> Batch:
+    return batch
 
 
 def gather(table: Table, folder: Path, cache: Path) -> Gathered:
@@ -134,16 +147,24 @@ def _gather(
     return gathered
 
 
+def gather_now(table: Table, folder: Path, cache: Path) -> Gathered:
+    """The rows of all partition files in `folder`, each file's of one moment, while others may write."""
+    with ExitStack() as opened:
+        gathered = _gather(table, folder, cache, look(folder), False, opened)
+        gathered.opened = opened.pop_all()
+        return gathered
+
+
 def read_whole(table: Table, folder: Path, cache: Path) -> pl.DataFrame:
-    """Rows of all partition files in `folder`; see `gather`. Each file's rows are of one moment.
+    """Rows of all partition files in `folder`; see `gather_now`.
 
     Where there are many files they come sorted by key, else file after file.
     """
     files = look(folder)
     if len(files) < _FEW:
         return read_files(table, [folder / name for name in sorted(files)])
-    with ExitStack() as opened:
-        return _gather(table, folder, cache, files, False, opened).frame()
+    with gather_now(table, folder, cache) as gathered:
+        return gathered.frame()
 
 
 # -------------------------------------------------------------------------------- which segments, and when new

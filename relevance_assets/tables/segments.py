@@ -12,7 +12,8 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -85,15 +86,23 @@ class Segment:
 
     def batches(self, wanted: Collection[str]) -> Iterator[Batch]:
         """The rows of the files `wanted`, piece by piece."""
+        for _, load in self.parts(wanted):
+            yield load()
+
+    def parts(self, wanted: Collection[str]) -> Iterator[tuple[list[tuple[str, Stamp]], Callable[[], Batch]]]:
+        """The same, unread: the files of each piece, and how to read it."""
         first = 0
         for files, place, length in self._pieces:
             part = slice(first, first + files)
             first += files
-            if not wanted or not any(name in wanted for name in self._files[part]):
-                continue
-            self._file.seek(place)
-            frame = pl.read_parquet(self._file.read(length))
-            yield Batch(frame, self._files[part], self._stamps[part], self._rows[part]).only(wanted)
+            named = zip(self._files[part], self._stamps[part], strict=True)
+            if kept := [(name, stamp) for name, stamp in named if name in wanted]:
+                yield kept, partial(self._read, part, place, length, wanted)
+
+    def _read(self, part: slice, place: int, length: int, wanted: Collection[str]) -> Batch:
+        self._file.seek(place)
+        frame = pl.read_parquet(self._file.read(length))
+        return Batch(frame, self._files[part], self._stamps[part], self._rows[part]).only(wanted)
 
 
 def write_segment(path: Path, table: Table, batches: Iterable[Batch]) -> None:

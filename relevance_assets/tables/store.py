@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 
 from relevance_assets.files import atomic_path
-from relevance_assets.tables.cache import Gathered, gather, read_whole
+from relevance_assets.tables.cache import Gathered, gather, gather_now, read_whole
 from relevance_assets.tables.partitions import look, read_files
 from relevance_assets.tables.schema import TABLES, Table, TableError
 
@@ -79,6 +79,11 @@ class Store:
         folder, cache = self._folders(table, study)
         return gather(_known(table), folder, cache)
 
+    def gather_now(self, table: str, study: str) -> Gathered:
+        """A study's rows of a table in pieces, each file's of one moment; see `cache.gather_now`."""
+        folder, cache = self._folders(table, study)
+        return gather_now(_known(table), folder, cache)
+
     def delete(self, table: str, study: str, partition: str) -> None:
         """Remove a partition; nothing happens if there is none."""
         self._path(table, study, partition).unlink(missing_ok=True)
@@ -93,7 +98,11 @@ class Store:
 
     def partitions(self, table: str, study: str) -> list[str]:
         """Names of a study's partitions, sorted."""
-        return [path.stem for path in self.files(table, study)]
+        folder, _ = self._folders(table, study)
+        with suppress(FileNotFoundError):
+            names = os.listdir(folder)  # noqa: PTH208  names only: there may be very many
+            return sorted(name[:-8] for name in names if name.endswith(".parquet") and not name.startswith("."))
+        return []
 
     def studies(self) -> list[str]:
         """Names of the studies that have a folder below any table, sorted."""

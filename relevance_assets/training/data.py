@@ -141,7 +141,7 @@ class Batches:
     """The batches of one epoch, in the order of `order`; iterating twice gives the same twice.
 
     Batches are of nearly equal size (they differ by at most one scan), so that batch statistics never rest
-    on a lone last scan.
+    on a lone last scan. Of every batch, process `rank` of `processes` has each `processes`-th scan.
     """
 
     def __init__(
@@ -151,8 +151,11 @@ class Batches:
         batch_size: int,
         order: Sequence[int] | np.ndarray | None = None,
         changes: Sequence[Change] | None = None,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.samples, self.volumes, self.changes = samples, volumes, changes
+        self.mine = slice(rank, None, processes)
         self.order = np.arange(len(samples)) if order is None else np.asarray(order, dtype=np.intp)
         self.parts = np.array_split(np.arange(len(self.order)), -(-len(self.order) // batch_size) or 1)
 
@@ -160,7 +163,8 @@ class Batches:
         return len(self.parts)
 
     def __iter__(self) -> Iterator[Batch]:
-        for places in self.parts:
+        for part in self.parts:
+            places = part[self.mine]
             rows = self.order[places]
             yield Batch(
                 torch.from_numpy(np.stack([self.volumes(self.samples.images[row]) for row in rows])),

@@ -121,12 +121,8 @@ def fit(
         seed=training.seed,
     )
     state_path = folder / STATE
-    state = Progress.read(state_path, _fingerprint(description, training, train, validation, fold))
-
-    def epoch_done() -> None:
-        state.write(state_path)
-        if progress:
-            progress(state.epochs, training.epochs, dict(state.history[-1]))
+    mark = _fingerprint(description, training, train, validation, fold)
+    state = Progress.read(state_path, mark)
 
     scale = float(train.targets.std(dtype=np.float64)) if target.kind == "regression" else 1.0
     device = torch.device("cuda" if loop.has_gpu() else "cpu")
@@ -137,8 +133,12 @@ def fit(
         if state.network:
             network.load_state_dict(state.network)
         network = network.to(memory_format=loop.memory_format(device))
-        module = loop.Fold(network, training, target.kind, fold, train, validation, volumes, scale, state, epoch_done)
+        _check_devices(training, network, train, validation, fold)
+        module = loop.Fold(
+            network, training, target.kind, fold, train, validation, volumes, scale, state, state_path, progress
+        )
         loop.run(module, folder)
+    state = Progress.read(state_path, mark)  # other processes may have written it
     path = folder / "model.pt"
     checkpoint.save(path, description, state.best_network)
     state_path.unlink(missing_ok=True)
@@ -175,6 +175,28 @@ def _check(training: study.Training, target: study.Target, train: Samples, valid
         raise TrainingError("training.balanced_sampler: balances classes; a regression target has none")
 
 
+def _check_devices(
+    training: study.Training, network: torch.nn.Module, train: Samples, validation: Samples, fold: int
+) -> None:
+    """Raise TrainingError where several devices cannot share the work."""
+    devices = training.devices
+    if devices == 1:
+        return
+    if loop.has_gpu() and devices > torch.cuda.device_count():
+        raise TrainingError(f"training.devices: {devices} asked for, {torch.cuda.device_count()} GPUs found")
+    norms = any(isinstance(each, torch.nn.modules.batchnorm._BatchNorm) for each in network.modules())
+    if norms and not loop.has_gpu():
+        raise TrainingError(
+            "training.devices: batch norms can be shared between GPUs only; without a GPU set devices: 1"
+        )
+    least = len(train) // -(-len(train) // training.batch_size)
+    if min(least, len(validation)) < devices:
+        raise TrainingError(
+            f"fold {fold}: training.devices is {devices}, but a batch has {least} scans and the validation set "
+            f"{len(validation)}; use fewer devices or a larger training.batch_size"
+        )
+
+
 def _check_classes(targets: np.ndarray, name: str, fold: int) -> None:
     found = np.unique(targets)
     if not np.isin(found, (0, 1)).all():
@@ -199,5 +221,4 @@ def _fingerprint(
         for samples in (train, validation)
     ]
     device = torch.cuda.get_device_name() if loop.has_gpu() else "cpu"
-    settings = training.model_dump(mode="json", exclude={"cache_gb"})
-    return fingerprint(checkpoint.FORMAT, vars(description), settings, fold, sets, device, torch.__version__)
+    return fingerprint(checkpoint.FORMAT, vars(description), training.decisive(), fold, sets, device, torch.__version__)

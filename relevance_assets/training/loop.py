@@ -18,13 +18,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
+from torch.multiprocessing import ProcessRaisedException
 
 from relevance_assets.study import Training
 from relevance_assets.training import augment, losses
@@ -95,15 +98,17 @@ class Fold(pl.LightningModule):
         volumes: Volumes,
         scale: float,
         progress: Progress,
-        done: Callable[[], None],
+        state: Path,
+        report: Report | None,
     ) -> None:
         super().__init__()
         self.network, self.settings, self.kind, self.number = network, training, kind, fold
         self.train_samples, self.validation_samples, self.volumes = train, validation, volumes
-        self.scale, self.progress, self.done = scale, progress, done
+        self.scale, self.progress, self.state, self.report = scale, progress, state, report
         self.finished_before = progress.epochs
         self.outputs: list[torch.Tensor] = []
         self.total, self.started = 0.0, 0.0
+        self.open = ExitStack()
 
     @property
     def epoch(self) -> int:
@@ -139,10 +144,26 @@ class Fold(pl.LightningModule):
         samples = self.train_samples
         order = epoch_order(samples.targets, balanced=self.settings.balanced_sampler, random=generator(*where, "order"))
         changes = epoch_changes(self.settings.augmentation, len(order), generator(*where, "augmentation"))
-        return Batches(samples, self.volumes, self.settings.batch_size, order, changes)
+        self.batches = Batches(samples, self.volumes, self.settings.batch_size, order, changes, *self._place)
+        return self.batches
 
     def val_dataloader(self) -> Batches:
-        return Batches(self.validation_samples, self.volumes, self.settings.batch_size)
+        samples = self.validation_samples
+        rank, processes = self._place
+        mine = np.arange(rank, len(samples), processes)
+        return Batches(samples, self.volumes, max(1, self.settings.batch_size // processes), mine)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Number of this process, and how many train this fold together."""
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def on_fit_start(self) -> None:
+        if self.trainer.world_size > 1:  # a process of its own, which knows nothing of the first one's switches
+            self.open.enter_context(switches())
+
+    def on_fit_end(self) -> None:
+        self.open.close()
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch, then change its images there."""
@@ -161,12 +182,14 @@ class Fold(pl.LightningModule):
             group["lr"] = learning_rate(self.settings, self.epoch) * group["scale"]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        rank, processes = self._place
         if batch_idx == 0:  # dropout is the only thing that draws from the global generator
-            torch.manual_seed(seed_of(self.settings.seed, self.number, self.epoch, "dropout"))
+            torch.manual_seed(seed_of(self.settings.seed, self.number, self.epoch, "dropout") + rank)
         outputs = self.network(batch.images, batch.covariates)
         loss = losses.loss(outputs.float(), batch.targets, batch.weights, self.kind)
         self.total += self._finite(loss.item(), "training") * len(batch.targets)
-        return loss
+        # the mean of the processes' gradients is then that of the whole batch, though their parts differ in size
+        return loss * (len(batch.targets) * processes / len(self.batches.parts[batch_idx]))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """float32, also where training runs in bf16: what is chosen is what will predict."""
@@ -176,25 +199,39 @@ class Fold(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Validation is over by now: one row of the epochs table, and the state to go on from."""
         samples = self.validation_samples
-        outputs, self.outputs = torch.cat(self.outputs), []
+        outputs, self.outputs = self._of_all(torch.cat(self.outputs), len(samples)), []
+        total = float(self._of_all(torch.tensor([self.total], dtype=torch.float64), self._place[1]).sum())
         targets, weights = torch.from_numpy(samples.targets), torch.from_numpy(samples.weights)
         value = losses.loss(outputs.double(), targets.double(), weights.double(), self.kind).item()
         self._finite(value, "validation")
         metric = losses.metric(outputs.numpy().astype(np.float64), samples.targets, self.kind)
         row = {
             "epoch": self.epoch,
-            "loss": self.total / len(self.train_samples),
+            "loss": total / len(self.train_samples),
             "validation_loss": value,
             "validation_metric": metric,
             "seconds": time.perf_counter() - self.started,
         }
+        if not self.trainer.is_global_zero:
+            return
         self.progress.add(
             row,
             losses.rank(self.settings.monitor, value, metric),
             self.network.state_dict(),
             self.trainer.optimizers[0].state_dict(),
         )
-        self.done()
+        self.progress.write(self.state)
+        if self.report:
+            self.report(self.progress.epochs, self.settings.epochs, dict(row))
+
+    def _of_all(self, values: torch.Tensor, n: int) -> torch.Tensor:
+        """The n values of all processes, of which each has every k-th."""
+        _, processes = self._place
+        if processes == 1:
+            return values
+        padded = torch.nn.functional.pad(values, (0, -(-n // processes) - len(values)))
+        gathered: Any = self.all_gather(padded.to(self.device))
+        return gathered.T.flatten()[:n].cpu()
 
     def _finite(self, loss: float, which: str) -> float:
         if not math.isfinite(loss):
@@ -206,14 +243,24 @@ class Fold(pl.LightningModule):
 
 
 def run(module: Fold, folder: Path) -> None:
-    """Run the epochs that are still to be done."""
+    """Run the epochs that are still to be done; `module.progress` is then in its file.
+
+    With several devices, Lightning starts a process for each: they share out every batch, and batch norms see the
+    whole of it.
+    """
     remaining = module.settings.epochs - module.finished_before
     if remaining <= 0:
         return
-    with _quiet(), _interrupts():
+    devices, report = module.settings.devices, module.report
+    together: dict[str, Any] = {"devices": 1}
+    if devices > 1:
+        # By itself Lightning would take a batch system's job for its own, and its tasks for the devices.
+        together = {"devices": devices, "strategy": module.settings.strategy, "plugins": [LightningEnvironment()]}
+        together["sync_batchnorm"] = has_gpu()
+        module.report = None  # it belongs to this process
+    with _quiet(), _interrupts(), _following(module.state, report if devices > 1 else None, module.settings.epochs):
         trainer = pl.Trainer(
             accelerator="gpu" if has_gpu() else "cpu",
-            devices=1,
             precision="bf16-mixed" if has_gpu() else "32-true",
             max_epochs=remaining,
             reload_dataloaders_every_n_epochs=1,
@@ -224,8 +271,44 @@ def run(module: Fold, folder: Path) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
+            **together,
         )
-        trainer.fit(module)
+        try:
+            trainer.fit(module)
+        except ProcessRaisedException as error:
+            raise _cause(error) from None
+
+
+def _cause(error: ProcessRaisedException) -> Exception:
+    """What went wrong in one of several processes, of which only the printed trace is left."""
+    last = str(error).strip().splitlines()[-1]
+    kind, _, message = last.partition(": ")
+    return TrainingError(message) if kind.endswith("TrainingError") else RuntimeError(last)
+
+
+@contextmanager
+def _following(state: Path, report: Report | None, epochs: int) -> Iterator[None]:
+    """Report the epochs that other processes finish, as their state is written."""
+    if report is None:
+        yield
+        return
+    over = threading.Event()
+
+    def follow() -> None:
+        seen = 0
+        while not over.wait(1.0):
+            found = Progress.read(state)
+            if found.epochs > seen:
+                seen = found.epochs
+                report(seen, epochs, dict(found.history[-1]))
+
+    thread = threading.Thread(target=copy_context().run, args=(follow,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

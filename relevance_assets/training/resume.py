@@ -47,14 +47,14 @@ class Progress:
         return len(self.history)
 
     @classmethod
-    def read(cls, path: Path, fingerprint: str) -> Progress:
-        """The state at `path` if it is whole and belongs to this training, else a fresh one."""
+    def read(cls, path: Path, fingerprint: str | None = None) -> Progress:
+        """The state at `path` if it is whole and belongs to this training (None: any), else a fresh one."""
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             found = cls(**{each.name: content[each.name] for each in fields(cls)})
         except Exception:  # absent, damaged or foreign: in each case training begins anew
-            return cls(fingerprint)
-        return found if found.fingerprint == fingerprint else cls(fingerprint)
+            return cls(fingerprint or "")
+        return found if fingerprint in (None, found.fingerprint) else cls(fingerprint or "")
 
     def write(self, path: Path) -> None:
         """Write atomically: after a kill there is this state or the one before it."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import dagster as dg
 import polars as pl
 import pytest
@@ -10,8 +13,10 @@ from relevance_assets.assets import checks
 from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.lineage import SOURCES, column_lineage, column_schema
 from relevance_assets.assets.owners import ASSET_OF
+from relevance_assets.assets.stages import ALL
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.component import study_definitions
+from relevance_assets.tables.partitions import Batch
 from relevance_assets.tables.schema import TABLES
 
 
@@ -145,6 +150,45 @@ def test_a_map_by_a_model_that_saw_the_scan_is_seen(workspace: Workspace) -> Non
 
 def test_repeated_keys_are_seen(workspace: Workspace) -> None:
     write(workspace, "models", "0", model="m", fold="0")
-    assert checks.primary_keys(workspace, ("models",))[0]
+    assert checks.primary_keys(workspace, ("models",), "fold")[0]
     write(workspace, "models", "copy", model="m", fold="0")
-    assert not checks.primary_keys(workspace, ("models",))[0]
+    passed, counts = checks.primary_keys(workspace, ("models",), "fold")
+    assert not passed
+    assert counts["models_in_the_wrong_partition"] == 1
+    workspace.delete("models", "copy")
+    assert checks.primary_keys(workspace, ("models",), "fold")[0]
+    [path] = workspace.store.files("models", workspace.study.name)
+    pl.concat([workspace.read("models")] * 2).write_parquet(path)  # the store would refuse it
+    passed, counts = checks.primary_keys(workspace, ("models",), "fold")
+    assert not passed
+    assert counts["models_repeated_keys"] == 1
+
+
+def test_what_is_for_the_whole_cohort_has_one_partition(workspace: Workspace) -> None:
+    write(workspace, "splits", ALL, scan="sub-1", set="test", participant_id="sub-1")
+    assert checks.primary_keys(workspace, ("splits",), None)[0]
+    write(workspace, "splits", "other", scan="sub-1", set="test", participant_id="sub-1")
+    assert not checks.primary_keys(workspace, ("splits",), None)[0]
+
+
+def test_a_check_reads_again_only_what_changed(workspace: Workspace) -> None:
+    """What was found in a part is kept as long as its files are the same ones."""
+    read: list[str] = []
+
+    def look(batch: Batch) -> int:
+        read.extend(batch.files)
+        return batch.frame.height
+
+    scans = [f"sub-{number:03d}" for number in range(300)]
+    for scan in scans:
+        write(workspace, "splits", scan, scan=scan, set="test", participant_id=scan)
+    old = time.time() - 60  # files as young as these are not put into a segment yet
+    for path in workspace.store.files("splits", workspace.study.name):
+        os.utime(path, (old, old))
+    assert sum(checks.over(workspace, "splits", "rows", look)) == 300 == len(read)
+    read.clear()
+    assert sum(checks.over(workspace, "splits", "rows", look)) == 300
+    assert not read
+    write(workspace, "splits", "sub-300", scan="sub-300", set="test", participant_id="sub-300")
+    assert sum(checks.over(workspace, "splits", "rows", look)) == 301
+    assert read == ["sub-300.parquet"]
