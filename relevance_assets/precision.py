@@ -1,6 +1,6 @@
-"""Full float32 precision on GPUs, for whatever compares numbers.
+"""Where numbers are computed so that they can be compared: full float32 on GPUs, one thread on CPUs.
 
-Belongs here: the switch that training's predictions and the relevance engine share. Does not belong here:
+Belongs here: switches that training's predictions and the relevance engine share. Does not belong here:
 deterministic kernels (`training`), the type of numbers (`relevance`).
 """
 
@@ -12,7 +12,22 @@ from typing import Any
 
 import torch
 
-__all__ = ["no_tf32"]
+__all__ = ["has_gpu", "no_tf32", "one_thread"]
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch: sums then do not depend on how many there are, and scans run side by side in processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

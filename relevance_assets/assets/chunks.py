@@ -9,7 +9,9 @@ Belongs here: what Dagster must know of a stage. Does not belong here: work, set
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 CHUNK = 64
+SPAN = 64  # current scans in a row: to pass over more of them costs more than another run does
 QUIET_TAG = "relevance/quiet_seconds"
 DRAW_AGAIN = "Divide everybody anew, those who came later too, and so train every model again."
 
@@ -59,22 +62,30 @@ def range_tags(chunk: Sequence[str]) -> dict[str, str]:
 
 
 def contiguous(keys: Sequence[str], todo: set[str], allowed: set[str]) -> list[list[str]]:
-    """Chunks of at most CHUNK keys to do, each a stretch of `keys`; it may span current ones, never bad ones."""
+    """Chunks of at most CHUNK keys to do, each a stretch of `keys`.
+
+    It may span current ones, at most SPAN in a row, and never bad ones.
+    """
     chunks: list[list[str]] = []
     stretch: list[str] = []
+    due = passed = 0  # keys to do in the stretch, and current ones since the last of them
 
     def close() -> None:
-        while stretch and stretch[-1] not in todo:
-            stretch.pop()
-        if stretch:
-            chunks.append(list(stretch))
+        nonlocal due, passed
+        if due:
+            chunks.append(stretch[: len(stretch) - passed])
         stretch.clear()
+        due = passed = 0
 
     for key in keys:
-        if key not in allowed or len(set(stretch) & todo) == CHUNK:
+        if key not in allowed or due == CHUNK or (passed == SPAN and key not in todo):
             close()
-        if key in todo or (stretch and key in allowed):
+        if key in todo:
             stretch.append(key)
+            due, passed = due + 1, 0
+        elif stretch and key in allowed:
+            stretch.append(key)
+            passed += 1
     close()
     return chunks
 
@@ -175,13 +186,24 @@ def report(
             metadata={"failed": dg.MetadataValue.md("\n".join(f"- {line}" for line in lines))},
             allow_retries=False,
         )
-    for outcome in good:
-        metadata = _metadata(workspace, stage, outcome)
-        if stage.partition:
-            context.add_asset_metadata(metadata, partition_key=outcome.item)
-        else:
-            context.add_asset_metadata(metadata)
+    with _read_once(context.instance):
+        for outcome in good:
+            metadata = _metadata(workspace, stage, outcome)
+            if stage.partition:
+                context.add_asset_metadata(metadata, partition_key=outcome.item)
+            else:
+                context.add_asset_metadata(metadata)
     return dg.MaterializeResult()
+
+
+@contextmanager
+def _read_once(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Dagster reads all partition names again for each one that metadata is added to: 30 ms where 10,000 are."""
+    instance.get_dynamic_partitions = cache(instance.get_dynamic_partitions)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del instance.get_dynamic_partitions
 
 
 def _metadata(workspace: Workspace, stage: Stage, outcome: Outcome) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Belongs here: starting, feeding and burying workers. Does not belong here: what 
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import threading
@@ -22,7 +23,9 @@ from relevance_assets.study import Study
 __all__ = ["run_in_processes"]
 
 CONTEXT = multiprocessing.get_context("spawn")  # a fork would share torch's threads and DuckDB's locks
-_OPENED: dict[str, Any] = {}  # of this worker: workspace, stage, the stage's opened work
+_OPENED: dict[str, Any] = {}  # of this worker: workspace, stages, and the opened work of the call that it serves
+_KEPT: dict[tuple[str, str, int], ProcessPoolExecutor] = {}  # of the parent; at most one: workers load torch, once
+_CALLS = itertools.count()
 
 
 def run_in_processes(
@@ -34,36 +37,51 @@ def run_in_processes(
     process of its own; the item whose process dies again is the one to blame.
     """
     outcomes: dict[str, Outcome] = {}
+    call = (stage.name, next(_CALLS))
     begin(stage.name, 0, len(items), items[0])
     try:
-        with _pool(workspace, stage, processes) as pool:
-            futures = [pool.submit(_make, item, run_id) for item in items]
-            for future in as_completed(futures):
-                outcome = future.result()
-                outcomes[outcome.item] = outcome
-                begin(stage.name, len(outcomes), len(items), outcome.item)
+        pool = _kept(workspace, processes)
+        futures = [pool.submit(_make, call, item, run_id) for item in items]
+        for future in as_completed(futures):
+            outcome = future.result()
+            outcomes[outcome.item] = outcome
+            begin(stage.name, len(outcomes), len(items), outcome.item)
     except BrokenProcessPool:
+        _KEPT.clear()
         for item in (item for item in items if item not in outcomes):
             try:
-                with _pool(workspace, stage, 1) as pool:
-                    outcomes[item] = pool.submit(_make, item, run_id).result()
+                with _pool(workspace, 1) as pool:
+                    outcomes[item] = pool.submit(_make, call, item, run_id).result()
             except BrokenProcessPool:
                 outcomes[item] = lost(workspace, stage, item, run_id)
             begin(stage.name, len(outcomes), len(items), item)
+    except BaseException:  # somebody ended the run: what was not begun is not begun any more
+        for pool in _KEPT.values():
+            pool.shutdown(cancel_futures=True)
+        _KEPT.clear()
+        raise
     return list(outcomes.values())
 
 
-def _pool(workspace: Workspace, stage: Stage, processes: int) -> ProcessPoolExecutor:
+def _kept(workspace: Workspace, processes: int) -> ProcessPoolExecutor:
+    """The workers that served before, if they are this study's."""
+    key = (workspace.study.model_dump_json(), str(workspace.home.root), processes)
+    if key not in _KEPT:
+        for pool in _KEPT.values():
+            pool.shutdown()
+        _KEPT.clear()
+        _KEPT[key] = _pool(workspace, processes)
+    return _KEPT[key]
+
+
+def _pool(workspace: Workspace, processes: int) -> ProcessPoolExecutor:
     study = workspace.study.model_dump_json()
     return ProcessPoolExecutor(
-        processes,
-        mp_context=CONTEXT,
-        initializer=_open,
-        initargs=(study, str(workspace.home.root), stage.name, os.getpid()),
+        processes, mp_context=CONTEXT, initializer=_open, initargs=(study, str(workspace.home.root), os.getpid())
     )
 
 
-def _open(study: str, home: str, stage: str, parent: int) -> None:
+def _open(study: str, home: str, parent: int) -> None:
     from pathlib import Path
 
     from relevance_assets.assets.chain import study_stages
@@ -71,7 +89,7 @@ def _open(study: str, home: str, stage: str, parent: int) -> None:
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     workspace = Workspace(Study.model_validate_json(study), Home(Path(home)))
     _OPENED["workspace"] = workspace
-    _OPENED["stage"] = next(one for one in study_stages(workspace) if one.name == stage)
+    _OPENED["stages"] = {stage.name: stage for stage in study_stages(workspace)}
 
 
 def _leave_with(parent: int) -> None:
@@ -81,10 +99,13 @@ def _leave_with(parent: int) -> None:
     os._exit(1)
 
 
-def _make(item: str, run_id: str) -> Outcome:
-    stage: Stage = _OPENED["stage"]
-    if "make" not in _OPENED:
+def _make(call: tuple[str, int], item: str, run_id: str) -> Outcome:
+    stage: Stage = _OPENED["stages"][call[0]]
+    if _OPENED.get("call") != call:  # what the last call opened may be another model's by now
+        if "open" in _OPENED:
+            _OPENED["open"].close()
         _OPENED["open"] = ExitStack()
         _OPENED["make"] = _OPENED["open"].enter_context(stage.work())
+        _OPENED["call"] = call
     make: Work = _OPENED["make"]
     return run_item(_OPENED["workspace"], stage, make, item, run_id)

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -254,7 +254,7 @@ def run_items(
         return outcomes
     workspace.describe_dataset()
     watcher = WATCHER.get()
-    processes = min(workers(), len(todo) // WORTH_A_PROCESS) if stage.parallel else 1
+    processes = min(workers(), len(todo) // WORTH_A_PROCESS) if _on_cpus(stage) else 1
     if processes > 1:
         from relevance_assets.assets.processes import run_in_processes
 
@@ -267,6 +267,15 @@ def run_items(
     if watcher:
         watcher(stage.name, len(todo), len(todo), "")
     return sorted(outcomes, key=lambda outcome: items.index(outcome.item))
+
+
+def _on_cpus(stage: Stage) -> bool:
+    """Whether the items of a stage may be made side by side: not where they would share a graphics card."""
+    if stage.parallel and stage.pool == "gpu":
+        from relevance_assets.precision import has_gpu
+
+        return not has_gpu()
+    return stage.parallel
 
 
 def workers() -> int:

@@ -29,6 +29,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
+from relevance_assets.precision import has_gpu
 from relevance_assets.study import Training
 from relevance_assets.training import augment, losses
 from relevance_assets.training.data import (
@@ -47,10 +48,6 @@ from relevance_assets.training.resume import Progress
 __all__ = ["Report", "has_gpu", "learning_rate", "memory_format", "run", "scale_output", "switches"]
 
 Report = Callable[[int, int, dict[str, Any]], None]
-
-
-def has_gpu() -> bool:
-    return torch.cuda.is_available()
 
 
 def memory_format(device: torch.device | str) -> torch.memory_format:

@@ -44,14 +44,14 @@ def opened(root: str) -> None:
 
     home = Home(Path(root))
     processes._OPENED["workspace"] = Workspace(load_studies(home)["disability"], home)
-    processes._OPENED["stage"] = STAGE
+    processes._OPENED["stages"] = {STAGE.name: STAGE}
 
 
 @pytest.fixture
 def pools(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stage above in the place of the study's."""
 
-    def pool(workspace: Workspace, stage: Stage, count: int) -> ProcessPoolExecutor:
+    def pool(workspace: Workspace, count: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
             count, mp_context=processes.CONTEXT, initializer=opened, initargs=(str(workspace.home.root),)
         )

@@ -155,6 +155,9 @@ def test_chunks_span_current_items_but_never_bad_ones(monkeypatch: pytest.Monkey
     monkeypatch.setattr("relevance_assets.assets.chunks.CHUNK", 2)
     assert contiguous(keys, set("abdgh"), set(keys)) == [list("ab"), list("defg"), ["h"]]
     assert contiguous(keys, set(keys), set(keys)) == [list("ab"), list("cd"), list("ef"), list("gh")]
+    monkeypatch.setattr("relevance_assets.assets.chunks.SPAN", 3)
+    assert contiguous(keys, set("ae"), set(keys)) == [list("abcde")]
+    assert contiguous(keys, set("af"), set(keys)) == [["a"], ["f"]]
 
 
 def test_labels_have_letters_and_digits_only() -> None:
