@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Percent = Annotated[int, Field(gt=0, le=100)]
 Shape = tuple[int, int, int]
 
 
@@ -189,23 +190,78 @@ class Training(Settings):
 
 
 # ---------------------------------------------------------------------------------- relevance and evidence
+Use = Literal["individual", "combined"]
+
+
 class Method(Settings):
     """One way to explain: where relevance starts, which composite, which rule for gated products.
 
     `composite` is a name (docs/relevance.md) or rules as data. With `mask`, voxels outside the brain have no part in
-    the rules of the first convolutions.
+    the rules of the first convolutions. `combined`: also the weighted sum of the contrasts' maps. `native`: maps also
+    on the raw image's grid. `scenarios`: the number under which a publication has the maps, used one by one or
+    combined.
     """
 
     start: Literal["output", "attention"] = "output"
     composite: Name | list[dict[str, Any]] | dict[str, Any]
     product: Literal["proposed", "all", "half", "abs"] = "proposed"
     mask: bool = True
+    combined: bool = True
+    native: bool = True
+    scenarios: dict[Use, int] = {}
+
+    def decisive(self) -> dict[str, Any]:
+        """What the maps depend on."""
+        return self.model_dump(mode="json", exclude={"scenarios"})
 
 
 class Masks(Settings):
     """Top N % of a map's positive voxels in the brain."""
 
-    top_percents: list[Annotated[int, Field(gt=0, le=100)]] = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+    top_percents: list[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+
+
+class Scenario(Settings):
+    """A method's maps, one by one (each contrast's map masks that contrast) or combined."""
+
+    method: Name
+    map: Use = "combined"
+
+
+class Inversion(Settings):
+    """What the models lose when the most relevant voxels are inverted, q <- 1 - q, beside controls."""
+
+    reference: Scenario
+    top_percents: list[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+    random_draws: int = Field(default=20, ge=1, description="random masks of the reference's sizes")
+    seed: int = 0
+
+
+class HeatMap(Settings):
+    """How often a voxel is among the most relevant, by group, in template space."""
+
+    method: Name
+    map: Literal["combined"] | Name = "combined"
+    top_percent: Percent = 40
+    voxel_size_mm: int = Field(default=2, ge=1, description="of the template's grid that maps are shown on")
+    test_voxel_size_mm: int = Field(default=6, ge=1, description="of the grid on which groups are compared")
+    permutations: int = Field(default=1_000, ge=1)
+    tfce: bool = Field(default=False, description="threshold-free cluster enhancement: a hundred times slower")
+    atlas: Path | None = Field(default=None, description="a dseg.nii.gz in template space; null: approximate regions")
+    atlas_names: Path | None = Field(default=None, description="its dseg.tsv (index, name)")
+    seed: int = 0
+
+
+class Sanity(Settings):
+    """Tests that an explanation must pass before anybody believes it."""
+
+    methods: list[Name] = Field(min_length=1)
+    scans: int = Field(default=8, ge=2, description="scans whose maps are compared after weights are re-drawn")
+    seeds: int = Field(default=2, ge=2, description="how often weights are re-drawn")
+    stages: int | None = Field(default=None, ge=2, description="groups of layers in the cascade; null: every depth")
+    training_scans: int = Field(default=60, ge=8, description="scans that the two extra networks learn from")
+    epochs: int = Field(default=3, ge=1, description="of the two extra networks")
+    seed: int = 0
 
 
 class Statistics(Settings):
@@ -216,6 +272,9 @@ class Statistics(Settings):
     confidence: Share = 0.95
     seed: int = 0
     correlate_with: str | None = Field(default=None, description="column for the correlation of mask means")
+    adjust_for: list[str] = Field(
+        default=[], description="columns, or truth regions (their volume), that a partial correlation holds fixed"
+    )
     ridge_voxel_size_mm: float | None = Field(default=None, gt=0, description="ridge baseline's voxel size")
 
 
@@ -244,6 +303,9 @@ class Study(Settings):
     training: Training = Training()
     methods: dict[Name, Method] = Field(min_length=1)
     masks: Masks = Masks()
+    inversion: Inversion | None = None
+    heat_map: HeatMap | None = None
+    sanity: Sanity | None = None
     statistics: Statistics = Statistics()
     automation: Automation = Automation()
 
@@ -260,6 +322,7 @@ class Study(Settings):
             raise ValueError(
                 "methods: names must differ by more than underscores and capitals (they become BIDS labels)"
             )
+        self._check_evidence()
         steps = [step.step for step in self.preparation]
         if steps != [s for s in ("reorient", "brain_mask", "resample", "crop_or_pad", "scale") if s in steps]:
             raise ValueError(
@@ -268,6 +331,30 @@ class Study(Settings):
         if "brain_mask" not in steps or "scale" not in steps:
             raise ValueError("preparation: the steps brain_mask and scale are needed")
         return self
+
+    def _check_evidence(self) -> None:
+        """Raise ValueError where evidence is asked for that the methods do not give."""
+        named: list[tuple[str, str, str]] = []  # setting, method, map
+        if self.inversion:
+            named.append(("inversion.reference", self.inversion.reference.method, self.inversion.reference.map))
+        if self.heat_map:
+            named.append(("heat_map", self.heat_map.method, self.heat_map.map))
+            if self.heat_map.top_percent not in self.masks.top_percents:
+                raise ValueError(f"heat_map.top_percent: {self.heat_map.top_percent} is not among masks.top_percents")
+        named += [("sanity.methods", method, "individual") for method in (self.sanity.methods if self.sanity else [])]
+        for setting, method, use in named:
+            if method not in self.methods:
+                raise ValueError(f"{setting}: no method {method!r}; there are {', '.join(self.methods)}")
+            if use == "combined" and not self.has_combined(method):
+                raise ValueError(f"{setting}: method {method!r} has no combined map")
+        binary = self.cohort.target.kind == "binary"
+        for block in ("inversion", "heat_map", "sanity"):
+            if getattr(self, block) and not binary:
+                raise ValueError(f"{block}: compares two classes, and the target is a number; leave it out")
+
+    def has_combined(self, method: str) -> bool:
+        """Whether a method's maps are also summed over contrasts."""
+        return self.methods[method].combined and len(self.contrasts) > 1
 
     @property
     def shape(self) -> Shape | None:

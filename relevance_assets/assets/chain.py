@@ -6,8 +6,12 @@ Belongs here: the list. Does not belong here: any stage, Dagster (worker process
 from __future__ import annotations
 
 from relevance_assets.assets.cohort import cohort_stages
+from relevance_assets.assets.heat_maps import heat_map_stages
+from relevance_assets.assets.inversion import inversion_stages
 from relevance_assets.assets.models import model_stages
+from relevance_assets.assets.published import published_stages
 from relevance_assets.assets.relevance import relevance_stages
+from relevance_assets.assets.sanity import sanity_stages
 from relevance_assets.assets.stages import Stage
 from relevance_assets.assets.statistics import statistics_stages
 from relevance_assets.assets.workspace import Workspace
@@ -21,8 +25,12 @@ def study_stages(workspace: Workspace) -> list[Stage]:
         *cohort_stages(workspace),
         *model_stages(workspace),
         *relevance_stages(workspace),
+        *inversion_stages(workspace),
+        *heat_map_stages(workspace),
+        *sanity_stages(workspace),
         *statistics_stages(workspace),
     ]
+    stages += published_stages(workspace, stages)
     seen: set[str] = set()
     for stage in stages:
         if not seen.issuperset(stage.needs):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["Picture", "mosaic", "overlay_mosaic"]
+__all__ = ["Picture", "mosaic", "overlay_mosaic", "picture"]
 
 MAX_BYTES = 30_000
 PANEL = 128  # pixels on a side
@@ -74,13 +74,18 @@ def _coloured(plane: np.ndarray, relevance: np.ndarray) -> np.ndarray:
 def _png(pixels: np.ndarray, caption: str) -> Picture:
     from PIL import Image
 
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     for colours in (64, 32, 16, 8, 8, 8):
         file = io.BytesIO()
-        picture.quantize(colours).save(file, "PNG", optimize=True)
+        image.quantize(colours).save(file, "PNG", optimize=True)
         if file.tell() * 4 / 3 < MAX_BYTES - 200:  # base64, and room for the caption
             break
         if colours == 8:
-            picture = picture.resize((picture.width // 2, picture.height // 2))
-    data = base64.b64encode(file.getvalue()).decode()
+            image = image.resize((image.width // 2, image.height // 2))
+    return picture(file.getvalue(), caption)
+
+
+def picture(png: bytes, caption: str) -> Picture:
+    """A PNG as metadata."""
+    data = base64.b64encode(png).decode()
     return Picture(f"![{caption}](data:image/png;base64,{data})\n\n{caption}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from relevance_assets.training.data import Samples
     from relevance_assets.training.predict import Predictor
 
-__all__ = ["model_hash", "model_stages", "models_for", "people", "samples"]
+__all__ = ["model_hash", "model_stages", "models_for", "people", "predictors", "role_of", "samples"]
 
 
 def model_stages(workspace: Workspace) -> list[Stage]:
@@ -220,16 +220,8 @@ def _predictions(workspace: Workspace) -> Stage:
 
     @contextmanager
     def work() -> Iterator[Work]:
-        from relevance_assets.training.predict import Predictor
-
-        opened: dict[str, Predictor] = {}
-
-        def model(fold: str) -> Predictor:
-            if fold not in opened:
-                opened[fold] = Predictor(workspace.home.model(study.name, int(fold)) / "model.pt")
-            return opened[fold]
-
-        yield lambda scan: make(scan, model)
+        with predictors(workspace) as model:
+            yield lambda scan: make(scan, model)
 
     def make(scan: str, model: Callable[[str], Predictor]) -> Done:
         import numpy as np
@@ -266,11 +258,30 @@ def _predictions(workspace: Workspace) -> Stage:
         inputs=inputs,
         work=work,
         partition="scan",
+        parallel=True,
         needs=("prepared_volumes", "splits", "trained_models"),
         kinds=frozenset({"pytorch"}),
         group="model",
         pool="gpu",
     )
+
+
+@contextmanager
+def predictors(workspace: Workspace, *, folded: bool = False) -> Iterator[Callable[[str], Predictor]]:
+    """Each fold's model, opened when it is first asked for; `folded`: faster, equal but for rounding."""
+    from relevance_assets.precision import one_thread
+    from relevance_assets.training.predict import Predictor
+
+    opened: dict[str, Predictor] = {}
+
+    def model(fold: str) -> Predictor:
+        if fold not in opened:
+            path = workspace.home.model(workspace.study.name, int(fold)) / "model.pt"
+            opened[fold] = Predictor(path, folded=folded)
+        return opened[fold]
+
+    with one_thread():
+        yield model
 
 
 def role_of(workspace: Workspace, scan: str, fold: str) -> str:
@@ -300,6 +311,7 @@ def _scores(workspace: Workspace) -> Stage:
     def make(_: str) -> Done:
         from relevance_assets.assets.baselines import baseline_predictions
         from relevance_assets.assets.scoring import brain_age_gap, score_table
+        from relevance_assets.statistics.attention import attention_summary
         from relevance_assets.statistics.brain_age import age_dependence
 
         predictions = workspace.read("predictions").filter(pl.col("model") == study.model.name)
@@ -309,6 +321,16 @@ def _scores(workspace: Workspace) -> Stage:
             predictions = pl.concat([predictions, baseline_predictions(workspace)], how="diagonal_relaxed")
         tick(0.6, "scores")
         tables["scores"] = score_table(workspace, predictions)
+        weights = workspace.read("attention_weights").filter(pl.col("model") == study.model.name)
+        if weights.height and study.cohort.target.kind == "binary":
+            tables["attention_summary"] = attention_summary(
+                weights,
+                predictions,
+                workspace.read("scans").select("scan", "participant_id"),
+                bootstrap=study.statistics.bootstrap,
+                confidence=study.statistics.confidence,
+                seed=study.statistics.seed,
+            )
         if study.cohort.target.column == "age":
             tables["brain_age_gap"] = brain_age_gap(workspace, predictions)
             left = age_dependence(tables["brain_age_gap"]).filter(pl.col("set") == "test")
@@ -318,16 +340,16 @@ def _scores(workspace: Workspace) -> Stage:
         )
         return Done(
             tables=tables,
-            result=fingerprint(tables["scores"].rows()),
+            result=fingerprint([tables[name].rows() for name in ("scores", "attention_summary") if name in tables]),
             metadata={f"test_{metric}": value for metric, value in test.select("metric", "value").iter_rows()} | extra,
         )
 
     return Stage(
         name="scores",
-        version="1",
+        version="2",
         description="How good the predictions are, per set, with bootstrap intervals over people; beside baselines on "
-        "the same split.",
-        tables=("scores", "brain_age_gap"),
+        "the same split. How the contrasts are weighed where the model is right.",
+        tables=("scores", "brain_age_gap", "attention_summary"),
         items=lambda: [ALL],
         inputs=inputs,
         work=each(make),

@@ -23,10 +23,19 @@ from relevance_assets.files import fingerprint, sha256, sidecar, write_json
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["CONSERVED", "accounts_of", "relevance_stages", "unexplained", "worst_layers"]
+__all__ = [
+    "CONSERVED",
+    "accounts_of",
+    "geometry_of",
+    "read_maps",
+    "relevance_stages",
+    "unexplained",
+    "worst_layers",
+]
 
 ENSEMBLE = "ensemble"
 CONSERVED = 1e-8  # of the start; float64 arithmetic leaves about 1e-12
+SHIFTS = 20  # places to which a region is moved to see what chance gives
 WHOLE = "all"  # the row that accounts for a whole explanation: every contrast and the covariates
 
 
@@ -35,12 +44,20 @@ def relevance_stages(workspace: Workspace) -> list[Stage]:
     return [*stages, _localisation(workspace)] if workspace.study.cohort.truth_regions else stages
 
 
-def _with_combined(workspace: Workspace, maps: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Maps by name: one per contrast, and their weighted sum where there are several."""
+def _named(workspace: Workspace, method: str, maps: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Maps by name: one per contrast, and their weighted sum where the method has it."""
     from relevance_assets.relevance.maps import combined_map
 
     named = {contrast.name: maps[index] for index, contrast in enumerate(workspace.study.contrasts)}
-    return named | {COMBINED: combined_map(maps, images)} if len(named) > 1 else named
+    return named | {COMBINED: combined_map(maps, images)} if workspace.study.has_combined(method) else named
+
+
+def read_maps(workspace: Workspace, scan: str, method: str) -> dict[str, np.ndarray]:
+    """A scan's maps on the prepared grid, by name."""
+    from relevance_assets.imaging.volumes import load_volume
+
+    names = workspace.map_contrasts(method)
+    return {name: load_volume(workspace.map_path(scan, method, name))[0] for name in names}
 
 
 # -------------------------------------------------------------------------------------------------- relevance maps
@@ -53,30 +70,35 @@ def _relevance_maps(workspace: Workspace) -> Stage:
             upstream(workspace, "prepared_volumes", scan),
             {fold: model_hash(workspace, fold) for fold in models_for(workspace, scan)},
             person(workspace, scan, columns) if columns else None,
-            {name: method.model_dump(mode="json") for name, method in study.methods.items()},
+            {name: method.decisive() for name, method in study.methods.items()},
         ]
 
     @contextmanager
     def work() -> Iterator[Work]:
-        from relevance_assets.relevance.maps import ScanExplainer
+        import torch
+
+        from relevance_assets.precision import has_gpu, one_thread
+        from relevance_assets.relevance.maps import Scenarios
         from relevance_assets.training.checkpoint import load
-        from relevance_assets.training.loop import has_gpu
 
-        opened: dict[tuple[str, str], ScanExplainer] = {}
+        opened: dict[str, Scenarios] = {}
 
-        def explainer(method: str, fold: str) -> ScanExplainer:
-            if (method, fold) not in opened:
+        def explainer(fold: str) -> Scenarios:
+            if fold not in opened:
                 model = load(workspace.home.model(study.name, int(fold)) / "model.pt")
                 device = "cuda" if has_gpu() else "cpu"
-                opened[method, fold] = ScanExplainer(model, study.methods[method], device=device)
-            return opened[method, fold]
+                # gradients prove nothing, and their published uses are float32 too
+                opened[fold] = Scenarios(model, study.methods, gradients=torch.float32, device=device)
+            return opened[fold]
 
-        yield lambda scan: make(scan, explainer)
+        with one_thread():
+            yield lambda scan: make(scan, explainer)
 
     def make(scan: str, explainer: Any) -> Done:
         import numpy as np
 
         from relevance_assets.assets.metadata import overlay_mosaic
+        from relevance_assets.evidence.agreement import pair_agreement
         from relevance_assets.imaging.recipe import to_native
         from relevance_assets.imaging.volumes import load_volume, save_volume
         from relevance_assets.relevance.maps import account, mean_maps, summary
@@ -84,47 +106,58 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         sample = samples(workspace, [scan])
         images = np.stack([load_volume(path)[0] for path in sample.images[0]])
         brain, affine = load_volume(workspace.mask_path(scan))
-        geometry = _geometry(workspace, scan)
+        geometry = geometry_of(workspace, scan)
         inside = brain > 0
         folds = models_for(workspace, scan)
         rows: list[dict[str, Any]] = []
         ledgers: list[pl.DataFrame] = []
+        agreements: list[pl.DataFrame] = []
         hashes: list[str] = []
         shown: dict[str, np.ndarray] = {}
         amplification = 0.0
+        by_fold = {fold: explainer(fold)(images, sample.covariates[0], inside) for fold in folds}
         for method in study.methods:
-            explained = {fold: explainer(method, fold)(images, sample.covariates[0], inside) for fold in folds}
+            explained = {fold: found[method] for fold, found in by_fold.items()}
             if len(folds) > 1:
                 explained[ENSEMBLE] = mean_maps(list(explained.values()))
             amplification = max(amplification, *(float(e.amplification.max()) for e in explained.values()))
+            of_folds: dict[str, dict[str, np.ndarray]] = {}  # contrast, fold
             for fold, explanation in explained.items():
                 key = {"method": method, "fold": fold, "scan": scan}
                 rows.append(key | {"contrast": WHOLE} | account(explanation))
                 ledger = explanation.ledger.with_row_index("place").with_columns(pl.col("place").cast(pl.Int64))
                 ledgers.append(ledger.with_columns(pl.lit(value).alias(name) for name, value in key.items()))
-                for index, (name, values) in enumerate(_with_combined(workspace, explanation.maps, images).items()):
+                named = _named(workspace, method, explanation.maps, images)
+                for index, (name, values) in enumerate(named.items()):
+                    of_folds.setdefault(name, {})[fold] = values
                     row = key | {"contrast": name} | summary(values, inside)
                     if len(explanation.start) == len(explanation.maps) and name != COMBINED:
                         row |= account(explanation, index)
                     rows.append(row)
-            final = explained.get(ENSEMBLE, explained[folds[0]])
-            named = _with_combined(workspace, final.maps, images)
-            for name, values in named.items():
+            kept = ENSEMBLE if len(folds) > 1 else folds[0]
+            final = {name: values.pop(kept) for name, values in of_folds.items()}
+            for name, values in final.items():
                 path = workspace.map_path(scan, method, name)
-                native = workspace.map_path(scan, method, name, native=True)
                 save_volume(path, values, affine)
-                save_volume(native, to_native(values, geometry), np.asarray(geometry.native.affine))
+                place = {"path": workspace.relative(path)}
+                if study.methods[method].native:
+                    native = workspace.map_path(scan, method, name, native=True)
+                    save_volume(native, to_native(values, geometry), np.asarray(geometry.native.affine))
+                    place["native_path"] = workspace.relative(native)
                 _write_sidecars(workspace, scan, method, name, folds)
                 hashes.append(sha256(path))
-                place = {"path": workspace.relative(path), "native_path": workspace.relative(native)}
-                kept = ENSEMBLE if len(folds) > 1 else folds[0]
                 next(r for r in rows if (r["method"], r["fold"], r["contrast"]) == (method, kept, name)).update(place)
-            shown = shown or named
+                pairs = pair_agreement(of_folds[name], inside) if len(folds) > 1 else None
+                if pairs is not None:
+                    key = {"method": method, "scan": scan, "contrast": name}
+                    agreements.append(pairs.with_columns(pl.lit(value).alias(name) for name, value in key.items()))
+            shown = shown or final
         frame, ledger = pl.DataFrame(rows, infer_schema_length=None), pl.concat(ledgers)
         _check_sums(frame, ledger)
+        tables = {"relevance_maps": frame, "relevance_ledger": ledger}
         return Done(
-            tables={"relevance_maps": frame, "relevance_ledger": ledger},
-            result=fingerprint(sorted(hashes)),
+            tables=tables | ({"fold_agreement": pl.concat(agreements)} if agreements else {}),
+            result=fingerprint(sorted(hashes), [pairs.rows() for pairs in agreements]),
             metadata={
                 "models": ", ".join(f"fold {fold}" for fold in folds),
                 "largest_unexplained": _largest(frame["unexplained"]),
@@ -137,23 +170,24 @@ def _relevance_maps(workspace: Workspace) -> Stage:
     def outputs(scan: str) -> list[Any]:
         return [
             workspace.map_path(scan, method, name, native=native)
-            for method in study.methods
-            for name in workspace.map_contrasts()
-            for native in (False, True)
+            for method, settings in study.methods.items()
+            for name in workspace.map_contrasts(method)
+            for native in (False, *([True] if settings.native else []))
         ]
 
     return Stage(
         name="relevance_maps",
-        version="4",
+        version="5",
         description="Why the model decided so, voxel by voxel: LRP maps per contrast and combined, on the prepared and "
         "the native grid, by models that never saw the scan; table relevance_maps accounts for every map's sum, "
         "relevance_ledger for every operation of the network.",
-        tables=("relevance_maps", "relevance_ledger"),
+        tables=("relevance_maps", "relevance_ledger", "fold_agreement"),
         items=lambda: sorted(workspace.sides),
         inputs=inputs,
         work=work,
         outputs=outputs,
         partition="scan",
+        parallel=True,
         needs=("prepared_volumes", "splits", "trained_models"),
         kinds=frozenset({"pytorch", "nifti"}),
         group="relevance",
@@ -166,7 +200,7 @@ EXPLANATION = ["method", "fold", "scan"]
 
 def accounts_of(maps: pl.DataFrame) -> pl.DataFrame:
     """What table `relevance_maps` says of the sums of the maps that have an account."""
-    return maps.filter(pl.col("start").is_not_null()).select(*EXPLANATION, "start", "lost", "unexplained")
+    return maps.filter(pl.col("unexplained").is_not_null()).select(*EXPLANATION, "start", "lost", "unexplained")
 
 
 def worst_layers(ledger: pl.DataFrame) -> pl.DataFrame:
@@ -200,7 +234,17 @@ def _check_sums(maps: pl.DataFrame, ledger: pl.DataFrame) -> None:
         )
 
 
-def _geometry(workspace: Workspace, scan: str) -> Any:
+def _volume(label: Path) -> float:
+    """Of a label's voxels, mm³."""
+    import numpy as np
+
+    from relevance_assets.imaging.volumes import load_volume
+
+    values, affine = load_volume(label)
+    return float((values > 0).sum() * abs(np.linalg.det(affine[:3, :3])))
+
+
+def geometry_of(workspace: Workspace, scan: str) -> Any:
     """How the prepared grid of a scan came from its native one, from the brain mask's sidecar."""
     import json
 
@@ -221,7 +265,7 @@ def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str,
         "CodeVersion": version("relevance-assets"),
         "SkullStripped": True,
     }
-    for native in (False, True):
+    for native in (False, *([True] if study.methods[method].native else [])):
         path = workspace.map_path(scan, method, contrast, native=native)
         grid = {} if native else {"Resolution": "grid of the preparation recipe"}
         write_json(sidecar(path), content | grid)
@@ -258,7 +302,7 @@ def _quantile_masks(workspace: Workspace) -> Stage:
         measures: list[dict[str, Any]] = []
         hashes: list[str] = []
         for method in study.methods:
-            for contrast in workspace.map_contrasts():
+            for contrast in workspace.map_contrasts(method):
                 relevance, _ = load_volume(workspace.map_path(scan, method, contrast))
                 levels = np.zeros(relevance.shape, dtype=np.uint8)
                 path = workspace.quantiles_path(scan, method, contrast)
@@ -306,7 +350,7 @@ def _quantile_masks(workspace: Workspace) -> Stage:
         outputs=lambda scan: [
             workspace.quantiles_path(scan, method, name)
             for method in study.methods
-            for name in workspace.map_contrasts()
+            for name in workspace.map_contrasts(method)
         ],
         partition="scan",
         parallel=True,
@@ -332,40 +376,47 @@ def _localisation(workspace: Workspace) -> Stage:
         return [upstream(workspace, "relevance_maps", scan), hashes]
 
     def make(scan: str) -> Done:
-        from relevance_assets.evidence.localisation import share_of_positive
+        import numpy as np
+
+        from relevance_assets.evidence.localisation import localise
         from relevance_assets.imaging.recipe import to_prepared_labels
         from relevance_assets.imaging.volumes import load_volume
 
         brain, _ = load_volume(workspace.mask_path(scan))
-        geometry = _geometry(workspace, scan)
+        geometry = geometry_of(workspace, scan)
         regions = {name: to_prepared_labels(path, geometry) > 0 for name, path in truth(scan).items()}
-        rows: list[dict[str, Any]] = []
-        for method in study.methods:
-            for contrast in workspace.map_contrasts():
-                relevance, _ = load_volume(workspace.map_path(scan, method, contrast))
-                for region, inside in regions.items():
-                    value, chance = share_of_positive(relevance, inside, brain > 0)
-                    rows.append(
-                        {"method": method, "scan": scan, "contrast": contrast, "region": region}
-                        | {"metric": "share_of_positive", "value": value, "chance": chance}
-                    )
-        frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
-        last = frame.filter((pl.col("contrast") == workspace.map_contrasts()[-1]) & pl.col("value").is_not_null())
+        maps = {(m, name): values for m in study.methods for name, values in read_maps(workspace, scan, m).items()}
+        random = np.random.default_rng([study.statistics.seed, *fingerprint(scan).encode()])
+        found = localise(maps, regions, brain > 0, shifts=SHIFTS, random=random)
+        frame = pl.DataFrame(found, infer_schema_length=None).with_columns(
+            pl.col("value", "chance", "chance_even").cast(pl.Float64),
+            method=pl.Series([row["map"][0] for row in found]),
+            contrast=pl.Series([row["map"][1] for row in found]),
+            scan=pl.lit(scan),
+        )
+        volumes = [{"scan": scan, "region": name, "volume_mm3": _volume(path)} for name, path in truth(scan).items()]
+        first = next(iter(study.methods))
+        shown = frame.filter(
+            (pl.col("method") == first)
+            & (pl.col("contrast") == workspace.map_contrasts(first)[-1])
+            & (pl.col("metric") == "share_of_positive")
+            & pl.col("value").is_not_null()
+        )
         return Done(
-            tables={"localisation": frame},
-            result=fingerprint(frame.rows()),
+            tables={"localisation": frame.drop("map"), "region_volumes": pl.DataFrame(volumes)},
+            result=fingerprint(frame.drop("map").rows(), volumes),
             metadata={
-                f"{row['method']}_{row['region']}": f"{row['value']:.3f} (chance {row['chance']:.3f})"
-                for row in last.iter_rows(named=True)
+                f"{first}_{row['region']}": f"{row['value']:.3f} (even spread {row['chance_even']:.3f})"
+                for row in shown.iter_rows(named=True)
             },
         )
 
     return Stage(
         name="localisation",
-        version="1",
-        description="Share of positive relevance inside regions whose truth is known, beside what an even spread over "
-        "the brain would give. Synthetic scans only.",
-        tables=("localisation",),
+        version="2",
+        description="Whether relevance lies in regions whose truth is known: its share, the rank of its voxels, "
+        "overlap, pointing game and ROC area, each beside the same region shifted elsewhere. Synthetic scans only.",
+        tables=("localisation", "region_volumes"),
         items=lambda: sorted(workspace.results("relevance_maps")),
         inputs=inputs,
         work=each(make),

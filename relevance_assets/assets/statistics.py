@@ -1,11 +1,12 @@
-"""Stages over the whole cohort: what the masks' contents have to do with the disease.
+"""Stages over the whole cohort: what the masks' contents have to do with the disease, and whether it was found before.
 
-Belongs here: the stage `correlations`. Does not belong here: the tests themselves (`statistics/`).
+Belongs here: the stages `correlations`, `localisation_summary` and `published_comparison`. Does not belong here: the
+tests themselves (`statistics/`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -14,13 +15,69 @@ from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, tic
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint
 
+if TYPE_CHECKING:
+    import numpy as np
+
 __all__ = ["statistics_stages"]
 
 
 def statistics_stages(workspace: Workspace) -> list[Stage]:
-    return [_correlations(workspace)] if workspace.study.statistics.correlate_with else []
+    study = workspace.study
+    stages = [_localisation_summary(workspace)] if study.cohort.truth_regions else []
+    if study.statistics.correlate_with:
+        stages.append(_correlations(workspace))
+    return stages
 
 
+# -------------------------------------------------------------------------------------------- localisation_summary
+def _localisation_summary(workspace: Workspace) -> Stage:
+    study = workspace.study
+
+    def inputs(_: str) -> Any:
+        results = workspace.results("localisation")
+        if not results:
+            raise NotReady("nothing localised yet: localisation")
+        persons = workspace.read("scans").filter(pl.col("scan").is_in(list(results))).select("scan", "participant_id")
+        return [results, persons.rows(), study.statistics.model_dump(mode="json", include={"bootstrap", "seed"})]
+
+    def make(_: str) -> Done:
+        from relevance_assets.statistics.localisation import localisation_summary
+
+        rows = workspace.read("localisation").join(workspace.read("scans").select("scan", "participant_id"), on="scan")
+        frame = localisation_summary(
+            rows,
+            bootstrap=study.statistics.bootstrap,
+            confidence=study.statistics.confidence,
+            seed=study.statistics.seed,
+        )
+        best = frame.filter((pl.col("metric") == "auc") & pl.col("difference").is_not_null())
+        best = best.sort("difference", descending=True).group_by("region", maintain_order=True).first()
+        return Done(
+            tables={"localisation_summary": frame},
+            result=fingerprint(frame.rows()),
+            metadata={
+                f"best_auc_{row['region']}": f"{row['method']} {row['contrast']} {row['value']:.3f} "
+                f"(shifted {row['chance']:.3f})"
+                for row in best.iter_rows(named=True)
+            },
+        )
+
+    return Stage(
+        name="localisation_summary",
+        version="1",
+        description="Over scans: whether relevance lies where the truth is, more than in the same region shifted "
+        "elsewhere, with a bootstrap interval over people.",
+        tables=("localisation_summary",),
+        items=lambda: [ALL],
+        inputs=inputs,
+        work=each(make),
+        needs=("localisation",),
+        kinds=frozenset({"polars"}),
+        group="statistics",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- correlations
 def _correlations(workspace: Workspace) -> Stage:
     study = workspace.study
     column = study.statistics.correlate_with
@@ -36,47 +93,43 @@ def _correlations(workspace: Workspace) -> Stage:
         import numpy as np
 
         from relevance_assets.statistics.correlation import spearman_family
+        from relevance_assets.statistics.partial import partial_spearman_family
 
         values = _values(workspace, column)
-        measures = workspace.read("mask_measures").filter(
-            # A map of one contrast masks that contrast; the combined map masks every contrast.
-            (pl.col("contrast") == pl.col("image")) | (pl.col("contrast") == COMBINED)
-        )
+        names, wide = _measures(workspace, values["scan"].to_list())
         # Two scans of a person are not exchangeable: the second analysis takes each person's first scan only.
-        first = values.unique("participant_id", keep="first", maintain_order=True)
-        analyses = [(method, who) for method in study.methods for who in ("all scans", "first scans")]
-        settings = study.statistics
+        first = np.zeros(values.height, dtype=bool)
+        first[values.with_row_index().unique("participant_id", keep="first", maintain_order=True)["index"]] = True
+        everybody = np.ones(values.height, dtype=bool)
+        adjusted = study.statistics.adjust_for
+        analyses: list[tuple[str, np.ndarray, list[str]]] = [("all scans", everybody, []), ("first scans", first, [])]
+        if adjusted:
+            what = f"adjusted for {', '.join(adjusted)}"
+            analyses += [(f"all scans, {what}", everybody, adjusted), (f"first scans, {what}", first, adjusted)]
         frames = []
-        for number, (method, who) in enumerate(analyses):
-            tick(number / len(analyses), f"{method}, {who}")
-            chosen = values if who == "all scans" else first
-            long = measures.filter(pl.col("method") == method)
-            masks = long.select("image", "contrast", "top_percent").unique().sort("image", "contrast", "top_percent")
-            wide = np.full((chosen.height, masks.height), np.nan)
-            rows = {scan: index for index, scan in enumerate(chosen["scan"])}
-            columns = {mask: index for index, mask in enumerate(masks.iter_rows())}
-            for scan, mean, *mask in long.select("scan", "mean", "image", "contrast", "top_percent").iter_rows():
-                if scan in rows and mean is not None:
-                    wide[rows[scan], columns[tuple(mask)]] = mean
-            family = spearman_family(
-                wide,
-                chosen[column].to_numpy(),
-                permutations=settings.permutations,
-                bootstrap=settings.bootstrap,
-                confidence=settings.confidence,
-                groups=chosen["participant_id"].to_list(),
-                seed=settings.seed,
-            )
+        for number, (who, chosen, held) in enumerate(analyses):
+            tick(number / len(analyses), who)
+            shared: dict[str, Any] = {
+                "permutations": study.statistics.permutations,
+                "bootstrap": study.statistics.bootstrap,
+                "confidence": study.statistics.confidence,
+                "groups": values.filter(pl.Series(chosen))["participant_id"].to_list(),
+                "seed": study.statistics.seed,
+            }
+            x, y = wide[chosen], values[column].to_numpy()[chosen]
+            if held:
+                z = np.stack([_covariate(workspace, name, values["scan"].to_list()) for name in held], axis=1)
+                family = partial_spearman_family(x, y, z[chosen], **shared)
+            else:
+                family = spearman_family(x, y, **shared)
             frames.append(
-                family.drop("name").with_columns(
-                    analysis=pl.lit(f"{method}, {who}"),
-                    x=masks["image"],
+                pl.concat([names, family.drop("name")], how="horizontal").with_columns(
+                    analysis=pl.col("method") + f", {who}",
                     y=pl.lit(column),
-                    stratum=masks["contrast"] + " top " + masks["top_percent"].cast(pl.String) + " %",
-                    statistic=pl.lit("spearman_rho"),
+                    statistic=pl.lit("partial_spearman_rho" if held else "spearman_rho"),
                 )
             )
-        frame = pl.concat(frames)
+        frame = pl.concat(frames).drop("method")
         significant = frame.filter(pl.col("p_corrected") < 0.05).height
         strongest = frame.filter(pl.col("value").is_not_null()).sort(pl.col("value").abs(), descending=True).head(1)
         return Done(
@@ -91,17 +144,64 @@ def _correlations(workspace: Workspace) -> Stage:
 
     return Stage(
         name="correlations",
-        version="1",
-        description=f"Spearman correlation of the mean inside every mask with {column}: permutation p, corrected over "
-        "the family of each method by the maximum statistic, bootstrap interval.",
+        version="2",
+        description=f"Spearman correlation of the mean inside every mask with {column}, also with covariates held "
+        "fixed: permutation p, corrected by the maximum statistic over all methods, masks and images, and by false "
+        "discovery rate; bootstrap interval.",
         tables=("correlations",),
         items=lambda: [ALL],
         inputs=inputs,
         work=each(make),
-        needs=("quantile_masks",),
+        needs=("quantile_masks", *(("localisation",) if study.cohort.truth_regions else ())),
         kinds=frozenset({"scipy", "polars"}),
         group="statistics",
     )
+
+
+def _measures(workspace: Workspace, scans: list[str]) -> tuple[pl.DataFrame, np.ndarray]:
+    """The family: method, x (image) and stratum (mask) of each column, and the means, (scans, columns)."""
+    import numpy as np
+
+    long = workspace.read("mask_measures").filter(
+        # A map of one contrast masks that contrast; the combined map masks every contrast.
+        ((pl.col("contrast") == pl.col("image")) | (pl.col("contrast") == COMBINED))
+        & pl.col("method").is_in(list(workspace.study.methods))
+    )
+    key = ["method", "image", "contrast", "top_percent"]
+    masks = long.select(key).unique().sort(key)
+    wide = np.full((len(scans), masks.height), np.nan)
+    rows = {scan: index for index, scan in enumerate(scans)}
+    columns = {mask: index for index, mask in enumerate(masks.iter_rows())}
+    for scan, mean, *mask in long.select("scan", "mean", *key).iter_rows():
+        if scan in rows and mean is not None:
+            wide[rows[scan], columns[tuple(mask)]] = mean
+    names = masks.select(
+        "method",
+        x="image",
+        stratum=pl.col("contrast") + " top " + pl.col("top_percent").cast(pl.String) + " %",
+    )
+    return names, wide
+
+
+def _covariate(workspace: Workspace, name: str, scans: list[str]) -> np.ndarray:
+    """A column of the participants (sex: 1 for F), or the volume of a truth region, by scan; NaN where unknown."""
+    from relevance_assets.cohort.participants import column_values
+
+    order = pl.DataFrame({"scan": scans})
+    if name in workspace.study.cohort.truth_regions:
+        volumes = workspace.read("region_volumes").filter(pl.col("region") == name)
+        found = order.join(volumes, on="scan", how="left", maintain_order="left")["volume_mm3"]
+    else:
+        frame = order.join(workspace.read("scans"), on="scan", how="left", maintain_order="left")
+        if name == "sex":
+            found = frame.select(
+                pl.col("sex").str.to_uppercase().str.head(1).replace_strict({"F": 1.0, "M": 0.0}, default=None)
+            ).to_series()
+        else:
+            found = column_values(frame, name)
+    if found.null_count() == len(found):
+        raise ValueError(f"statistics.adjust_for: no scan has {name}; name a column of participants.tsv")
+    return found.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
 def _values(workspace: Workspace, column: str) -> pl.DataFrame:

@@ -22,14 +22,15 @@ from relevance_assets.home import Home, split_scan
 from relevance_assets.study import Contrast, Study
 from relevance_assets.tables.store import Store, stored_path
 
-__all__ = ["ALL", "COMBINED", "Snapshot", "Workspace", "camel"]
+__all__ = ["ALL", "COMBINED", "PLANTED", "Snapshot", "Workspace", "camel"]
 
 ALL = "all"  # the one item, and the one partition, of what belongs to the whole cohort
 COMBINED = "combined"
 TRUTH = "truth"
+PLANTED = "disability"  # the region of the synthetic cohort in which the tissue changes with EDSS
 
 # Names that BIDS 1.11 does not know; everything else in a derivative folder passes the validator.
-IGNORED_BY_BIDS = ("*_relmap.*", "*_dwimap.*", "models")
+IGNORED_BY_BIDS = ("*_relmap.*", "*_dwimap.*", "models", "figures", "template")
 
 
 def camel(*words: str) -> str:
@@ -150,10 +151,14 @@ class Workspace:
             folder /= session
         return folder / "anat" / f"{scan}_label-{region}_mask.nii.gz"
 
-    def map_contrasts(self) -> list[str]:
-        """The maps that each method gives: one per contrast, and the combined one where there are several."""
+    def map_contrasts(self, method: str) -> list[str]:
+        """The maps that a method gives: one per contrast, and the combined one where it has that."""
         names = [contrast.name for contrast in self.study.contrasts]
-        return [*names, COMBINED] if len(names) > 1 else names
+        return [*names, COMBINED] if self.study.has_combined(method) else names
+
+    def figure_path(self, name: str) -> Path:
+        """A figure of the whole study."""
+        return self.home.derivatives(self.study.name) / "figures" / f"{name}.png"
 
     def _image(self, scan: str, name: str) -> Path:
         return self.home.image(self.study.name, scan, name)
@@ -172,13 +177,14 @@ class Workspace:
                 empty.rmdir()
 
     def describe_dataset(self) -> None:
-        """Write `dataset_description.json` and `.bidsignore` of the study's derivatives, once."""
+        """Write `dataset_description.json` and `.bidsignore` of the study's derivatives."""
         folder = self.home.derivatives(self.study.name)
-        description = folder / "dataset_description.json"
-        if description.exists():
+        description, ignored = folder / "dataset_description.json", folder / ".bidsignore"
+        names = "\n".join(IGNORED_BY_BIDS) + "\n"
+        if description.exists() and ignored.exists() and ignored.read_text() == names:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".bidsignore").write_text("\n".join(IGNORED_BY_BIDS) + "\n")
+        ignored.write_text(names)
         write_json(
             description,
             {

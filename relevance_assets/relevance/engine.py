@@ -173,12 +173,21 @@ class Explainer:
         return found if isinstance(start, list) else found[0]
 
     def several(
-        self, inputs: Inputs, wanted: Sequence[tuple[Any, Start]], mask: Tensor | None = None
+        self,
+        inputs: Inputs,
+        wanted: Sequence[tuple[Any, Start]],
+        mask: Tensor | None = None,
+        *,
+        together: bool = False,
     ) -> list[Explanation]:
-        """Explanations of one batch by several composites and starts; they share one forward pass."""
+        """Explanations of one batch by several composites and starts; they share one forward pass.
+
+        With `together` they share the pass backwards as well, wherever their rules are the same: faster where
+        composites differ in few operations, but relevance of all of them is in memory at once.
+        """
         given, pack = self._inputs(inputs)
         if len(given[0]) > 1 and not self._batch_first(given):
-            return self._one_by_one(inputs, wanted, mask)
+            return self._one_by_one(inputs, wanted, mask, together)
         results: dict[int, Explanation] = {}
         by_rules = []
         for place, (composite, start) in enumerate(wanted):
@@ -189,7 +198,7 @@ class Explainer:
                 parts, output, put_in, ledger = method(self, given, composite, start)
                 results[place] = Explanation(tuple(parts), output, put_in, ledger)
         if by_rules:
-            found = self._by_rules(given, [wanted[place] for place in by_rules], mask)
+            found = self._by_rules(given, [wanted[place] for place in by_rules], mask, together)
             results |= dict(zip(by_rules, found, strict=True))
         inside = None if mask is None else self._mask(mask, given[0])
         return [self._finish(results[place], pack, inside) for place in range(len(wanted))]
@@ -284,7 +293,7 @@ class Explainer:
         return True
 
     def _one_by_one(
-        self, inputs: Inputs, wanted: Sequence[tuple[Any, Start]], mask: Tensor | None
+        self, inputs: Inputs, wanted: Sequence[tuple[Any, Start]], mask: Tensor | None, together: bool
     ) -> list[Explanation]:
         """Sample by sample, for networks that move the batch to another axis."""
         parts = [inputs] if isinstance(inputs, Tensor) else list(inputs)
@@ -300,31 +309,35 @@ class Explainer:
             starts = [(composite, of(start, sample)) for composite, start in wanted]
             per_scan = mask is not None and mask.ndim == parts[0].ndim and len(mask) > 1
             masked = mask[sample : sample + 1] if mask is not None and per_scan else mask
-            found.append(self.several(own[0] if isinstance(inputs, Tensor) else own, starts, masked))
+            given = own[0] if isinstance(inputs, Tensor) else own
+            found.append(self.several(given, starts, masked, together=together))
         return [merged(list(explanations)) for explanations in zip(*found, strict=True)]
 
     # ------------------------------------------------------------------------------------------------------ by rules
     def _by_rules(
-        self, given: list[Tensor], wanted: Sequence[tuple[Any, Start]], mask: Tensor | None
+        self, given: list[Tensor], wanted: Sequence[tuple[Any, Start]], mask: Tensor | None, together: bool
     ) -> list[Explanation]:
         with torch.no_grad(), steady():
             traced = self.trace(given)
             graph = traced.graph
             result = graph.result(self.output)
-            groups: dict[tuple[Composite, Ref], list[int]] = {}
-            for place, (composite, start) in enumerate(wanted):
+            keys: list[tuple[Composite, Ref]] = []
+            for composite, start in wanted:
                 target = graph.find(start.layer) if isinstance(start, Inner) else result
-                groups.setdefault((composite_of(composite), target), []).append(place)
+                keys.append((composite_of(composite), target))
+            groups: dict[Any, list[int]] = {}
+            for place, key in enumerate(keys):
+                groups.setdefault(None if together else key, []).append(place)
             kept = None if mask is None else self._mask(mask, given[0])
             if kept is not None and bool(kept.all()):
                 kept = None  # nothing is outside: the same sums as without a mask, to the last bit
-            plans = {key: self._plan(traced, *key, masked=kept is not None) for key in groups}
+            plans = {key: self._plan(traced, *key, masked=kept is not None) for key in dict.fromkeys(keys)}
             inside = Inside(graph, kept, self.device)
             forward = Forward(graph, given, plans.values(), result, self.checkpoint)
             results: dict[int, Explanation] = {}
-            for key, places in groups.items():
-                starts = [start_values(forward.values[key[1]], wanted[place][1]) for place in places]
-                backward = Backward(self, traced, plans[key], forward, inside, starts)
+            for places in groups.values():
+                starts = [start_values(forward.values[keys[place][1]], wanted[place][1]) for place in places]
+                backward = Backward(self, traced, [plans[keys[place]] for place in places], forward, inside, starts)
                 found = backward.run(last=len(results) + len(places) == len(wanted))
                 output = forward.values[result]
                 for place, put_in, (parts, ledger) in zip(places, starts, found, strict=True):

@@ -6,7 +6,7 @@ Belongs here: how a study's method asks the engine; functions of maps. Does not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,16 +17,18 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from relevance_assets.relevance.composites import Assignment, Composite, Plain, composite_of
-from relevance_assets.relevance.engine import Explainer, Inner
-from relevance_assets.relevance.ledger import COLUMNS, LOSSES
+from relevance_assets.relevance.engine import Explainer, Explanation, Inner
+from relevance_assets.relevance.gradients import Gradients
+from relevance_assets.relevance.ledger import COLUMNS, LOSSES, Ledger
 from relevance_assets.relevance.others import is_baseline
 from relevance_assets.study import Method
 
-__all__ = ["ScanExplainer", "ScanMaps", "account", "combined_map", "mean_maps", "summary"]
+__all__ = ["ScanExplainer", "ScanMaps", "Scenarios", "account", "combined_map", "mean_maps", "summary"]
 
 ATTENTION = "softmax"  # the operation that makes attention weights
 
 Array = NDArray[np.floating]
+Exact = NDArray[np.float64]
 
 
 def combined_map(maps: Array, images: Array) -> NDArray[np.float64]:
@@ -84,8 +86,11 @@ def summary(relevance: Array, brain: NDArray[np.bool_]) -> dict[str, float | Non
 class ScanMaps:
     """Relevance of one scan.
 
-    With start = attention, `start[l] == maps[l].sum() + lost[l]` for each contrast; with start = output,
+    By rules: with start = attention, `start[l] == maps[l].sum() + lost[l]` for each contrast; with start = output,
     `start[0] == maps.sum() + covariates.sum() + lost[0]`; both to rounding.
+
+    Without rules there is no such proof: `start` and `lost` are (1,) NaN and the ledger is empty. Only integrated
+    gradients of the output have a sum to compare with: `start` is f(x) - f(0), and `lost` what the steps miss of it.
 
     Attributes
     ----------
@@ -115,17 +120,24 @@ class ScanMaps:
             return np.abs(self.maps).sum(axis=(1, 2, 3)) / start
 
 
-class ScanExplainer:
-    """A trained network and a method of a study, ready for many scans.
+class Scenarios:
+    """A trained network and the methods of a study, ready for many scans; what methods have in common is done once.
+
+    All methods with rules share one forward pass, and the pass backwards wherever their rules are the same. Saliency
+    and integrated gradients share every place at which a gradient is taken (`gradients.py`).
 
     Parameters
     ----------
     model
         A network of `relevance_assets.models`: images (B, C, X, Y, Z) and covariates (B, P) to (B,).
-    method
-        Start, composite, product rule, and whether the brain mask has a part.
+    methods
+        By name. Each: start, composite, product rule, and whether the brain mask has a part.
     dtype
-        float64 unless speed matters more: an epsilon of 1e-8 vanishes beside float32 numbers.
+        Of rules: float64 unless speed matters more: an epsilon of 1e-8 vanishes beside float32 numbers.
+    gradients
+        Type of saliency and integrated gradients; float32 is faster and less exact, see `Gradients`.
+    device
+        Of all copies of the network.
 
     Raises
     ------
@@ -136,24 +148,36 @@ class ScanExplainer:
     def __init__(
         self,
         model: nn.Module,
-        method: Method,
+        methods: Mapping[str, Method],
         *,
         dtype: torch.dtype = torch.float64,
+        gradients: torch.dtype = torch.float64,
         device: str | torch.device = "cpu",
     ) -> None:
-        if method.start == "attention" and getattr(model, "attention", None) is None:
-            raise ValueError(
-                f"method start 'attention' needs a network with attention, and {type(model).__name__} has none; "
-                "use start: output"
-            )
-        composite: Any = method.composite
-        if not is_baseline(composite):
-            composite = with_product(composite_of(composite), method.product)
-        self.method = method
-        self.explainer = Explainer(model, composite, dtype=dtype, device=device)
+        self.methods = dict(methods)
+        self.composites: dict[str, Any] = {}
+        attends = getattr(model, "attention", None) is not None
+        for name, method in self.methods.items():
+            if method.start == "attention" and not attends:
+                raise ValueError(
+                    f"method start 'attention' needs a network with attention, and {type(model).__name__} has none; "
+                    "use start: output"
+                )
+            composite: Any = method.composite
+            if not is_baseline(composite):
+                composite = with_product(composite_of(composite), method.product)
+            self.composites[name] = composite
+        self.steps = {name: steps for name, one in self.composites.items() if (steps := _steps(one)) is not None}
+        self.explainer = Explainer(model, dtype=dtype, device=device)
+        self.gradients = None
+        if self.steps:
+            attention = ATTENTION if attends else None
+            self.gradients = Gradients(model, attention=attention, dtype=gradients, device=device)
 
-    def __call__(self, images: ArrayLike, covariates: ArrayLike = (), brain: ArrayLike | None = None) -> ScanMaps:
-        """Explain one scan.
+    def __call__(
+        self, images: ArrayLike, covariates: ArrayLike = (), brain: ArrayLike | None = None
+    ) -> dict[str, ScanMaps]:
+        """Explain one scan by every method.
 
         Parameters
         ----------
@@ -174,21 +198,101 @@ class ScanExplainer:
             raise ValueError("images hold NaN or infinite values; repair or leave out the scan")
         if not torch.isfinite(p).all():
             raise ValueError("covariates hold NaN or infinite values; correct the participants' table")
-        mask = None if brain is None or not self.method.mask else torch.as_tensor(np.asarray(brain, dtype=bool))
-        starts: list[Any] = [None]
-        if self.method.start == "attention":
+        mask = None if brain is None else torch.as_tensor(np.asarray(brain, dtype=bool))
+        found = self._by_gradients(q, p) if self.gradients is not None else {}
+        for masked in (True, False):
+            names = [n for n, method in self.methods.items() if n not in self.steps and method.mask is masked]
+            if names:
+                found |= self._by_engine(names, q, p, mask if masked else None)
+        return {name: found[name] for name in self.methods}
+
+    def _by_engine(self, names: Sequence[str], q: Tensor, p: Tensor, mask: Tensor | None) -> dict[str, ScanMaps]:
+        """Rules, and baselines that share nothing."""
+        starts: dict[str, list[Any]] = {}
+        for name in names:
             # one start per contrast, so that each map has an account of its own; an encoder that a start does not
             # reach costs nothing
-            starts = [Inner(ATTENTION, index=contrast) for contrast in range(q.shape[1])]
-        found = self.explainer((q, p), starts, mask)
-        frames = [explanation.ledger for explanation in found]
-        return ScanMaps(
-            maps=_array(torch.stack([e.relevance[0][0] for e in found]).sum(0)),
-            start=np.array([float(e.start.sum()) for e in found]),
-            covariates=_array(torch.stack([e.relevance[1][0] for e in found]).sum(0)),
-            lost=np.array([frame.select(pl.sum_horizontal(LOSSES).sum()).item() for frame in frames]),
-            ledger=_summed(frames),
-        )
+            inner = [Inner(ATTENTION, index=contrast) for contrast in range(q.shape[1])]
+            starts[name] = inner if self.methods[name].start == "attention" else [None]
+        wanted = [(self.composites[name], start) for name in names for start in starts[name]]
+        explained = iter(self.explainer.several((q, p), wanted, mask, together=True))
+        result = {}
+        for name in names:
+            found = [next(explained) for _ in starts[name]]
+            result[name] = _without_account(found) if is_baseline(self.composites[name]) else _accounted(found)
+        return result
+
+    def _by_gradients(self, q: Tensor, p: Tensor) -> dict[str, ScanMaps]:
+        """Saliency (0 steps) is the gradient at the scan, where integrated gradients take their last."""
+        assert self.gradients is not None
+        found: dict[str, ScanMaps] = {}
+        counts = sorted({steps for steps in self.steps.values() if steps}) or [1]
+        for count in counts:
+            places = [(step + 1) / count for step in range(count)]  # the right ends of intervals
+            names = [n for n, steps in self.steps.items() if steps == count or (not steps and count == counts[-1])]
+            weights = {True: [1 / count] * count, False: [0.0] * (count - 1) + [1.0]}  # of the mean, of the last
+            asked = [mean for mean in weights if any(bool(self.steps[name]) is mean for name in names)]
+            starts = {self.methods[name].start for name in names}
+            line = self.gradients(q, p, starts, places, [weights[mean] for mean in asked])
+            for name in names:
+                start = self.methods[name].start
+                image, numbers = (_array(part) for part in line.sums[start][asked.index(bool(self.steps[name]))])
+                if self.steps[name]:
+                    change = line.output - line.reference if start == "output" else None
+                    found[name] = _maps(image * q[0].numpy(), numbers * p[0].numpy(), change)
+                else:
+                    found[name] = _maps(np.abs(image), np.abs(numbers))
+        return found
+
+
+class ScanExplainer:
+    """`Scenarios` of one method."""
+
+    def __init__(self, model: nn.Module, method: Method, **options: Any) -> None:
+        self.scenarios = Scenarios(model, {"only": method}, **options)
+
+    def __call__(self, images: ArrayLike, covariates: ArrayLike = (), brain: ArrayLike | None = None) -> ScanMaps:
+        """Explain one scan; see `Scenarios`."""
+        return self.scenarios(images, covariates, brain)["only"]
+
+
+def _steps(composite: Any) -> int | None:
+    """Intervals of integrated gradients, 0 for saliency; None for what `Gradients` does not offer."""
+    options = dict(composite) if isinstance(composite, Mapping) else {"method": composite}
+    name = options.pop("method", None)
+    if name == "saliency" and not options:
+        return 0
+    steps = options.pop("steps", 50)
+    if name == "integrated_gradients" and not options and isinstance(steps, int) and steps > 0:
+        return steps  # anything else the baseline itself takes, or refuses
+    return None
+
+
+def _accounted(found: Sequence[Explanation]) -> ScanMaps:
+    """Relevance by rules, of one start per contrast or of one for all."""
+    frames = [explanation.ledger for explanation in found]
+    return ScanMaps(
+        maps=_array(torch.stack([e.relevance[0][0] for e in found]).sum(0)),
+        start=np.array([float(e.start.sum()) for e in found]),
+        covariates=_array(torch.stack([e.relevance[1][0] for e in found]).sum(0)),
+        lost=np.array([frame.select(pl.sum_horizontal(LOSSES).sum()).item() for frame in frames]),
+        ledger=_summed(frames),
+    )
+
+
+def _without_account(found: Sequence[Explanation]) -> ScanMaps:
+    """A baseline's maps: of attention weights, each contrast's is what its own weight says of it."""
+    if len(found) == 1:
+        return _maps(_array(found[0].relevance[0][0]), _array(found[0].relevance[1][0]))
+    maps = np.stack([_array(e.relevance[0][0, contrast]) for contrast, e in enumerate(found)])
+    return _maps(maps, np.zeros(found[0].relevance[1].shape[1]))
+
+
+def _maps(maps: Exact, covariates: Exact, change: float | None = None) -> ScanMaps:
+    """Maps without rules; `change`: f(x) - f(0), which they add up to but for the steps of a sum."""
+    start = np.array([np.nan if change is None else change])
+    ledger = Ledger(1, 1).frames()[0]
+    return ScanMaps(maps, start, covariates, np.array([np.nan]), _summed([ledger]))
 
 
 def with_product(composite: Composite, rule: str) -> Composite:
@@ -208,7 +312,7 @@ def _summed(frames: Sequence[pl.DataFrame], factor: float = 1.0) -> pl.DataFrame
     return rows.agg(pl.col("kind", "rule").first(), pl.col(numbers).sum() * factor)
 
 
-def account(explanation: ScanMaps, index: int | None = None) -> dict[str, float]:
+def account(explanation: ScanMaps, index: int | None = None) -> dict[str, Any]:
     """What went in, what came out, what rules are known to have lost, and what nobody accounts for.
 
     Parameters
@@ -222,7 +326,9 @@ def account(explanation: ScanMaps, index: int | None = None) -> dict[str, float]
     -------
     dict
         `start`; `total`, over voxels (and covariates, for the whole); `difference` = start - total; `lost`, the
-        itemised part of it; `unexplained` = difference - lost, zero to rounding.
+        itemised part of it; `unexplained` = difference - lost, zero to rounding. A method without rules has no account:
+        `lost` and `unexplained` are None; integrated gradients of the output have a start, f(x) - f(0), from which
+        their sum differs by the error of their steps.
     """
     if index is None:
         start, lost = float(explanation.start.sum()), float(explanation.lost.sum())
@@ -231,13 +337,14 @@ def account(explanation: ScanMaps, index: int | None = None) -> dict[str, float]
         start, lost = float(explanation.start[index]), float(explanation.lost[index])
         total = float(explanation.maps[index].sum())
     difference = start - total
-    return {
+    found = {
         "start": start,
         "total": total,
         "difference": difference,
         "lost": lost,
         "unexplained": difference - lost,
     }
+    return {name: None if np.isnan(value) else value for name, value in found.items()}
 
 
 def mean_maps(explanations: Sequence[ScanMaps]) -> ScanMaps:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Backward", "Forward", "Traced"]
 
+COLUMNS = 2**20
+
 
 @dataclass
 class Traced:
@@ -131,26 +133,52 @@ class Forward:
             self.compute(segment, final=True)
 
 
+class _StartByStart(WeightedLayer):
+    """Starts pass a large convolution in float64 one by one, for which torch takes half the time of all at once."""
+
+    def adjoint(self, s: Tensor, weight: Any) -> Tensor:
+        slow = self.operation.convolution and s.dtype == torch.float64 and s.device.type == "cpu"
+        kernel = self.operation.weight[0].numel() if slow else 0  # times positions: what torch lays out in memory
+        if len(s) == 1 or kernel * s[0, 0, 0].numel() < COLUMNS:
+            return super().adjoint(s, weight)
+        return torch.cat([super(_StartByStart, self).adjoint(part, weight) for part in s.split(1)])
+
+
 class Backward(Context):
-    """One pass backwards through the steps of a plan, for several starts."""
+    """One pass backwards for several starts, each with a plan of its own.
+
+    Where the plans of some starts say the same of an operation, these starts pass it together: denominators are
+    computed once.
+
+    Attributes
+    ----------
+    plan
+        Of the starts that pass an operation just now.
+    last
+        Whether nobody needs the forward pass of that operation afterwards.
+    """
 
     def __init__(
         self,
         explainer: Explainer,
         traced: Traced,
-        plan: Plan,
+        plans: Sequence[Plan],
         forward: Forward,
         inside: Inside,
-        starts: list[Tensor],
+        starts: Sequence[Tensor],
     ) -> None:
-        self.explainer, self.traced, self.plan, self.forward = explainer, traced, plan, forward
+        self.explainer, self.traced, self.plans, self.forward = explainer, traced, plans, forward
         self.graph, self.inside, self.starts = traced.graph, inside, starts
+        self.plan, self.last = plans[0], False
         self.padding = Inside(traced.graph, None, explainer.device, padding=True)
         self.samples = next(iter(forward.inputs.values())).shape[0]
         # relevance that has arrived at a tensor, per start; absent where there is none
-        self.arrived: dict[Ref, dict[int, Tensor]] = {plan.target: dict(enumerate(starts))}
-        self.last = False
+        self.arrived: dict[Ref, dict[int, Tensor]] = {}
+        for place, (plan, start) in enumerate(zip(plans, starts, strict=True)):
+            self.arrived.setdefault(plan.target, {})[place] = start
+        self.folds = [next(i for i, other in enumerate(plans) if other.folds == plan.folds) for plan in plans]
         self.ledger = Ledger(len(starts), self.samples)
+        self.shown: list[set[int]] = []  # the starts that each row of the ledger is about
 
     def value(self, ref: Ref) -> Tensor:
         value = self.forward.values[ref]
@@ -169,26 +197,44 @@ class Backward(Context):
 
     def run(self, *, last: bool) -> list[tuple[list[Tensor], pl.DataFrame]]:
         """Relevance of the inputs and ledger, per start; `last`: nobody needs the forward pass afterwards."""
-        self.last = last
+        distinct = {id(plan): plan for plan in self.plans}.values()
+        steps = [step for plan in distinct for step in plan.steps.values()]
         remaining: dict[Ref, int] = {}
-        if last:
-            for step in self.plan.steps.values():
-                for ref in step.saved:
-                    remaining[ref] = min(remaining.get(ref, step.node.index), step.node.index)
-        kept = self.forward.always | self.forward.crossing | set(self.forward.inputs)
-        for index in sorted(self.plan.steps, reverse=True):
-            step = self.plan.steps[index]
-            for ref in outputs(step.node):
-                arrived = self.arrived.pop(ref, None)
-                if arrived:
-                    self.forward.at(index)
-                    self.pass_on(step, ref, arrived)
+        saved: dict[int, set[Ref]] = {}
+        for step in steps:
+            saved.setdefault(step.node.index, set()).update(step.saved)
             for ref in step.saved:
-                if remaining.get(ref) == index and ref not in kept:
+                remaining[ref] = min(remaining.get(ref, step.node.index), step.node.index)
+        split = {step.node.index: step.core.index for step in steps if step.split}
+        kept = self.forward.always | self.forward.crossing | set(self.forward.inputs)
+        for index in sorted(saved, reverse=True):
+            for ref in outputs(self.graph.nodes[index]):
+                groups = self._groups(index, self.arrived.pop(ref, {}))
+                for place, arrived in enumerate(groups):
+                    self.forward.at(index)
+                    self.plan = self.plans[next(iter(arrived))]
+                    self.last = last and place == len(groups) - 1
+                    self.pass_on(self.plan.steps[index], ref, arrived)
+            for ref in saved[index]:
+                if last and remaining[ref] == index and ref not in kept:
                     self.forward.values.pop(ref, None)
-            if last and step.split:
-                self.forward.values.pop(("sum", step.core.index), None)
-        return [(self._arrived(start), frame) for start, frame in enumerate(self.ledger.frames())]
+            if last and index in split:
+                self.forward.values.pop(("sum", split[index]), None)
+        return [(self._arrived(start), self._account(start, frame)) for start, frame in enumerate(self.ledger.frames())]
+
+    def _groups(self, index: int, arrived: dict[int, Tensor]) -> list[dict[int, Tensor]]:
+        """What has arrived at a node, starts of one rule together."""
+        groups: dict[Any, dict[int, Tensor]] = {}
+        for start, relevance in arrived.items():
+            step = self.plans[start].steps[index]
+            key = (step.rule, step.core.index, step.output, step.vanishing, self.folds[start])
+            groups.setdefault(key, {})[start] = relevance
+        return list(groups.values())
+
+    def _account(self, start: int, frame: pl.DataFrame) -> pl.DataFrame:
+        """The ledger without operations that this start's plan never came to, or that had another rule there."""
+        about = [start in shown for shown in reversed(self.shown)]
+        return frame if all(about) else frame.filter(pl.Series(about * self.samples, dtype=pl.Boolean))
 
     def pass_on(self, step: Step, ref: Ref, arrived: dict[int, Tensor]) -> None:
         """Relevance of one operation to its operands, and a row of the ledger."""
@@ -202,7 +248,7 @@ class Backward(Context):
         arrived.clear()
         given = per_sample(relevance, self.samples)
         if isinstance(step.rule, WeightedRule):
-            layer = WeightedLayer(self, step)
+            layer = _StartByStart(self, step)
             back, losses = weighted(step.rule, layer, relevance)
             handed: list[tuple[Ref, Tensor | None]] = [(step.source, back)]
         else:
@@ -225,6 +271,8 @@ class Backward(Context):
                     f"pass: in {', '.join(self.graph.nodes[i].layer for i in self.plan.folds.right[step.node.index])}"
                 )
             self.ledger.add(step.core.layer, kind, name, active, sums(given, out, losses))
+            about = {id(self.plans[start]) for start in active}
+            self.shown.append({start for start, plan in enumerate(self.plans) if id(plan) in about})
         for target, part in handed:
             if part is not None:
                 there = self.arrived.setdefault(target, {})

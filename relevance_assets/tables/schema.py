@@ -39,6 +39,8 @@ _FOLD = _text("fold", "'0', '1', ... the fold's model; 'ensemble': mean over the
 _METHOD = _text("method", "the study's name of the way of explaining")
 _CONTRAST = _text("contrast", "image that the map explains; 'combined': weighted sum over the images (eq. 8)")
 _TOP = _whole("top_percent", "the mask keeps this share of the map's positive brain voxels, in %")
+_MAP = _text("map", "'individual': each contrast's map masks that contrast; 'combined': one mask for all")
+_GROUP = _text("group", "'mild' or 'severe' by the study's threshold; 'severe - mild': the difference")
 _INTERVAL = (
     _real("ci_low", "lower end of the confidence interval", nullable=True),
     _real("ci_high", "upper end of the confidence interval", nullable=True),
@@ -140,6 +142,21 @@ _ALL = (
     _table("attention_weights", "Weight of each image in a gated model.", (_MODEL, _FOLD, _SCAN, _CONTRAST), (
         _real("weight", "0-1; the weights of a scan sum to 1"),
     )),
+    _table("attention_summary", "Mean weight of each image over correctly classified scans.", (
+        _text("set", "'train', 'validation', 'test' or 'new'"), _FOLD, _CONTRAST,
+    ), (
+        _real("value", "mean weight; null where no scan is classified correctly", nullable=True),
+        *_INTERVAL,
+        _whole("n", "scans classified correctly"),
+    )),
+    _table("scenarios", "Ways of explaining and using maps, with their cost.", (_METHOD, _MAP), (
+        _whole("number", "number of the scenario in the publication", nullable=True),
+        _text("start", "where relevance starts: 'output' or 'attention'"),
+        _text("rules", "name of the composite or baseline, or its rules as JSON"),
+        _text("product", "rule for gated products; null for a baseline", nullable=True),
+        _real("passes", "cost of the method's maps by itself, in FLOPs of one forward and backward pass",
+              nullable=True),
+    )),
     _table("relevance_maps", "Relevance maps and what they sum to.", (_METHOD, _FOLD, _SCAN, _CONTRAST), (
         _text("path", f"map on the prepared grid, {_PATH}; null for a fold's part of 'ensemble'", nullable=True),
         _text("native_path", f"map on the raw image's grid, {_PATH}", nullable=True),
@@ -166,6 +183,14 @@ _ALL = (
         _real("clamped", "at units that a rule keeps off"),
         _real("unexplained", "relevance_in minus all of these: zero to rounding, or the map is wrong"),
     )),
+    _table("fold_agreement", "Whether the folds' models explain a scan alike.", (
+        _METHOD, _SCAN, _CONTRAST, _text("fold_a", "a fold's model"), _text("fold_b", "another fold's model"),
+    ), (
+        _real("spearman", "rank correlation of the two maps inside the brain", nullable=True),
+        _real("dice", "overlap of their top-40 % masks", nullable=True),
+        _real("dice_chance", "overlap expected of random masks of these sizes", nullable=True),
+        _real("dice_shifted", "mean overlap when one mask is shifted against the other", nullable=True),
+    )),
     _table("quantile_masks", "Masks of the most relevant voxels.", (_METHOD, _SCAN, _CONTRAST, _TOP), (
         _text("path", f"mask, {_PATH}; null where it was not kept", nullable=True),
         _real("threshold", "least relevance in the mask; null if the mask is empty", nullable=True),
@@ -184,7 +209,90 @@ _ALL = (
         _text("metric", "what is measured, e.g. share_of_positive"),
     ), (
         _real("value", "null where undefined", nullable=True),
-        _real("chance", "what relevance spread evenly over the brain would give", nullable=True),
+        _real("chance", "mean over the same region shifted elsewhere in the brain", nullable=True),
+        _real("chance_even", "what relevance spread evenly over the brain would give", nullable=True),
+    )),
+    _table("region_volumes", "Regions of the truth.", (_SCAN, _text("region", "region of the truth")), (
+        _real("volume_mm3", "volume on the raw image's grid, mm³"),
+    )),
+    _table("localisation_summary", "Whether relevance lies where the truth is, over scans.", (
+        _METHOD, _CONTRAST, _text("region", "region of the truth"), _text("metric", "as in localisation"),
+    ), (
+        _real("value", "mean over scans", nullable=True),
+        _real("chance", "mean over scans, of the shifted regions", nullable=True),
+        _real("difference", "mean of value minus chance", nullable=True),
+        *_INTERVAL,
+        _whole("n", "scans in which it is defined"),
+        _whole("people", "people they are of"),
+        _whole("resamples", "bootstrap resamples of the interval (of the difference)", nullable=True),
+    )),
+    _table("inversions", "What each model says of a scan whose relevant voxels are inverted.", (
+        _FOLD, _SCAN, _METHOD, _MAP,
+        _text("control", "'own': the method's masks; 'matched': as many voxels as the reference; 'random'; 'planted': "
+              "the true region; 'random_planted': random voxels, as many"),
+        _whole("top_percent", "N: the most relevant N % of the positive voxels are inverted; 0: none"),
+        _whole("draw", "number of the random mask"),
+    ), (
+        _real("output", "the model's output"),
+        _whole("pairs", "inverted pairs of voxel and contrast"),
+        _real("share_of_brain", "inverted share of all pairs in the brain", nullable=True),
+    )),
+    _table("inversion_curves", "AUC after the most relevant voxels are inverted.", (
+        _text("fold", "'0', '1', ...: a fold's model on its validation scans and the test scans; 'mean' over folds"),
+        _METHOD, _MAP, _text("control", "as in inversions"), _whole("top_percent", "N"),
+        _whole("draw", "number of the random mask"),
+    ), (
+        _real("auc", "null where one class is missing", nullable=True),
+        _real("low", "'mean': the lowest of the folds", nullable=True),
+        _real("high", "'mean': the highest of the folds", nullable=True),
+        _whole("n", "scans"),
+        _whole("n_positive", "scans of the upper class"),
+        _real("share_of_brain", "mean inverted share of the brain", nullable=True),
+    )),
+    _table("inversion_areas", "Area under the inversion curves: the smaller, the more the masks hold.", (
+        _METHOD, _MAP, _text("control", "as in inversions"),
+        _text("against", "'nothing': the area itself; else the area minus that scenario's, or that of random masks"),
+    ), (
+        _real("value", "mean AUC over N, mean over folds; or a difference of two", nullable=True),
+        *_INTERVAL,
+        _real("p", "two-sided, from the bootstrap; of a difference only; not corrected", nullable=True),
+        _whole("n", "people"),
+        _whole("resamples", "bootstrap resamples in which it is defined", nullable=True),
+    )),
+    _table("sanity", "Tests that an explanation must pass before it is believed.", (
+        _METHOD, _text("test", "which test"),
+    ), (
+        _real("value", "what was measured", nullable=True),
+        _real("threshold", "bound, set beforehand", nullable=True),
+        Column("passed", pl.Boolean(), "verdict; null where it could not be tested", nullable=True),
+        _whole("n", "scans used"),
+        _text("note", "what is compared, with intervals", nullable=True),
+    )),
+    _table("region_frequencies", "How often regions are among the most relevant, by group, in template space.", (
+        _text("atlas", "name of the atlas; 'approximate': built in"), _GROUP, _text("region", "region of the atlas"),
+    ), (
+        _whole("voxels", "voxels of the region"),
+        _real("volume_mm3", "volume of the region, mm³"),
+        _real("mean", "mean over the region of the share of scans whose mask holds the voxel", nullable=True),
+        _real("peak", "largest such share (of a difference: the largest in size)", nullable=True),
+        _real("peak_x_mm", "where the peak lies, mm of the template", nullable=True),
+        _real("peak_y_mm", "where the peak lies, mm of the template", nullable=True),
+        _real("peak_z_mm", "where the peak lies, mm of the template", nullable=True),
+        _real("share_above", "share of the region above a quarter of all scans", nullable=True),
+        _real("p_corrected", "difference: smallest p in the region, corrected over the brain by the maximum "
+              "statistic; first scans of people only", nullable=True),
+    )),
+    _table("published_comparison", "What a publication reports, beside what was found here.", (
+        _text("measure", "measure as published"),
+    ), (
+        _real("published", "published value"),
+        _real("ours", "value found here", nullable=True),
+        _text("unit", "unit of both"),
+        _whole("n", "scans used here", nullable=True),
+        _whole("n_published", "scans of the publication", nullable=True),
+        _text("verdict", "'rounds to', 'differs', 'not measured' or 'contradicts itself'"),
+        Column("comparable", pl.Boolean(), "whether both are of comparable data: synthetic scans are not"),
+        _text("note", "what else is to know", nullable=True),
     )),
     _table("correlations", "Correlations with their p-values.", (
         _text("analysis", "which question, or which method's masks"),
@@ -198,7 +306,8 @@ _ALL = (
         _real("p", "two-sided, from the asymptotic distribution", nullable=True),
         _real("p_permutation", "two-sided, (b+1)/(B+1)", nullable=True),
         _real("p_corrected", "p_permutation corrected over the family", nullable=True),
-        _text("correction", "'max-statistic' (Westfall-Young) or 'fdr' (Benjamini-Hochberg)", nullable=True),
+        _real("p_fdr", "p_permutation after Benjamini and Hochberg over the family", nullable=True),
+        _text("correction", "of p_corrected: 'max-statistic' (Westfall-Young)", nullable=True),
         _whole("n", "pairs used"),
     )),
     _table("brain_age_gap", "Predicted minus true age, also without its dependence on age.", (_SCAN,), (

@@ -7,13 +7,16 @@ and scores (`statistics`), relevance (`relevance`).
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from relevance_assets.precision import no_tf32
 from relevance_assets.training import checkpoint
@@ -46,6 +49,8 @@ class Predictor:
     ----------
     model
         A `model.pt`, or a network, which is left as it is. It runs on a GPU where there is one.
+    folded
+        Fold batch norms into convolutions where they follow one: twice as fast on a CPU, equal but for rounding.
 
     Raises
     ------
@@ -53,7 +58,7 @@ class Predictor:
         The file cannot be used.
     """
 
-    def __init__(self, model: nn.Module | Path) -> None:
+    def __init__(self, model: nn.Module | Path, *, folded: bool = False) -> None:
         self.description: checkpoint.Description | None = None
         self.path: Path | None = None
         if isinstance(model, Path):
@@ -63,6 +68,9 @@ class Predictor:
             network = copy.deepcopy(model)
         self.device = torch.device("cuda" if has_gpu() else "cpu")
         self.network = network.to(self.device).to(memory_format=memory_format(self.device)).float().eval()
+        if folded:
+            fold_batch_norms(self.network)
+            self.network.to(memory_format=memory_format(self.device))
 
     def __call__(self, samples: Samples, batch_size: int = 8) -> Predictions:
         """Outputs for `samples`; images are read batch by batch and none is kept.
@@ -94,6 +102,46 @@ class Predictor:
             where = f"{self.path}: " if self.path else ""
             raise TrainingError(f"{where}the output for {scan} is not finite; check its prepared images")
         return Predictions(values, torch.cat(attention).double().numpy() if attention else None)
+
+    def outputs(self, batches: Iterable[np.ndarray], covariates: np.ndarray) -> np.ndarray:
+        """Outputs for images of one person, (n,) float64.
+
+        Parameters
+        ----------
+        batches
+            Of (b, contrasts, x, y, z); one after the other.
+        covariates : (p,)
+            The same for all.
+
+        Raises
+        ------
+        TrainingError
+            An output is not finite.
+        """
+        numbers = torch.from_numpy(np.asarray(covariates, dtype=np.float32)).to(self.device)
+        found = []
+        with switches(), torch.inference_mode(), no_tf32():
+            for batch in batches:
+                images = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32)).to(self.device)
+                images = images.contiguous(memory_format=memory_format(self.device))
+                found.append(self.network(images, numbers.expand(len(images), -1)).cpu())
+        values = torch.cat(found).double().numpy() if found else np.empty(0)
+        if not np.isfinite(values).all():
+            raise TrainingError(f"{self.path or 'the model'}: an output is not finite; check the images")
+        return values
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold each batch norm that directly follows a convolution of its `Sequential` into it, in place, for inference."""
+    for parent in network.modules():
+        if not isinstance(parent, nn.Sequential):
+            continue
+        names = list(parent._modules)
+        for name, after in pairwise(names):
+            convolution, norm = parent._modules[name], parent._modules[after]
+            if isinstance(convolution, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d) and norm.track_running_stats:
+                parent._modules[name] = fuse_conv_bn_eval(convolution, norm)
+                parent._modules[after] = nn.Identity()
 
 
 def predict(model: nn.Module | Path, samples: Samples, batch_size: int = 8) -> Predictions:

@@ -20,7 +20,13 @@ SMALL = {
     "statistics.permutations": 199,
     "statistics.bootstrap": 100,
     "masks.top_percents": [20, 100],
-    "methods.lrp_output": {"start": "output", "composite": "disability"},
+    "inversion.top_percents": [20, 100],
+    "inversion.random_draws": 2,
+    "sanity.scans": 2,
+    "sanity.training_scans": 8,
+    "sanity.epochs": 1,
+    "heat_map.top_percent": 20,
+    "heat_map.permutations": 49,
 }
 
 
