@@ -114,7 +114,7 @@ def _heat_maps(workspace: Workspace) -> Stage:
             significant=p < 0.05 if (p < 0.05).any() else None,
         )
         save(figure, figures["heatMap"])
-        mask_label = f"top {settings.top_percent} % of the map {settings.map}"
+        mask_label = f"top {settings.top_percent} % of the {settings.map} map"
         overlays = scan_overlays_figure(
             _two_scans(workspace, groups), [contrast.name for contrast in study.contrasts], mask_label
         )

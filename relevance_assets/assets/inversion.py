@@ -150,6 +150,7 @@ def _inversion_curves(workspace: Workspace) -> Stage:
 
     def make(_: str) -> Done:
         from relevance_assets.assets.metadata import picture
+        from relevance_assets.relevance.cost import TOGETHER
         from relevance_assets.report.figures import save, thumbnail
         from relevance_assets.report.figures_curves import inversion_curves_figure
         from relevance_assets.statistics.inversion import inversion_areas, inversion_curves
@@ -166,6 +167,8 @@ def _inversion_curves(workspace: Workspace) -> Stage:
             confidence=study.statistics.confidence,
             seed=study.statistics.seed,
         ).with_columns(pl.col("against").fill_null(NOTHING))
+        tick(0.7, "cost")
+        costs = _costs(workspace)
         tick(0.8, "figure")
         path = workspace.figure_path("inversionCurves")
         figure = inversion_curves_figure(curves, *_panels(workspace))
@@ -175,14 +178,14 @@ def _inversion_curves(workspace: Workspace) -> Stage:
             tables={
                 "inversion_curves": curves,
                 "inversion_areas": areas,
-                "scenarios": _scenario_table(workspace),
+                "scenarios": _scenario_table(workspace, costs),
             },
             result=fingerprint(curves.rows(), areas.rows(), sha256(path)),
             metadata={
                 f"area_{number}_{method}_{use}": value
                 for number, (method, use, value) in enumerate(own.select("method", "map", "value").iter_rows(), start=1)
             }
-            | {"figure": picture(thumbnail(path), "AUC after inversion")},
+            | {"passes_of_all_together": costs[TOGETHER], "figure": picture(thumbnail(path), "AUC after inversion")},
         )
 
     return Stage(
@@ -234,11 +237,10 @@ def _panels(workspace: Workspace) -> tuple[Any, Any]:
     return panels, line(study.inversion.reference.method, study.inversion.reference.map)
 
 
-def _scenario_table(workspace: Workspace) -> pl.DataFrame:
+def _scenario_table(workspace: Workspace, costs: dict[str, float]) -> pl.DataFrame:
     from relevance_assets.relevance.others import is_baseline
 
     rows = []
-    costs = _costs(workspace)
     for name, use in scenarios(workspace):
         method = workspace.study.methods[name]
         rules = method.composite if isinstance(method.composite, str) else json.dumps(method.composite, sort_keys=True)
@@ -258,4 +260,17 @@ def _scenario_table(workspace: Workspace) -> pl.DataFrame:
 
 def _costs(workspace: Workspace) -> dict[str, float]:
     """FLOPs of each method's maps of one scan in units of one forward and backward pass of the network."""
-    return {}
+    import numpy as np
+    import torch
+
+    from relevance_assets.relevance.cost import passes
+    from relevance_assets.training.checkpoint import load
+
+    study = workspace.study
+    model = load(workspace.home.model(study.name, 0) / "model.pt")
+    shape = next(iter(workspace.read("volumes").select("shape_x", "shape_y", "shape_z").iter_rows()))
+    random = np.random.default_rng(0)
+    images = random.random((len(study.contrasts), *shape))
+    covariates = random.random(len(study.cohort.covariates))
+    with torch.random.fork_rng(devices=[]):
+        return passes(model, study.methods, images, covariates)

@@ -81,7 +81,7 @@ def _sanity(workspace: Workspace) -> Stage:
         name="sanity",
         version="1",
         description="Tests that an explanation must pass before anybody believes it: weights re-drawn, labels "
-        "permuted, an artefact that gives the class away, agreement between folds. Verdicts against thresholds set beforehand.",
+        "permuted, an artefact that gives the class away, agreement between folds. Thresholds were set beforehand.",
         tables=("sanity",),
         items=lambda: [ALL],
         inputs=inputs,

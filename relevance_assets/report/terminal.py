@@ -35,7 +35,10 @@ def _number(value: Any) -> str:
 
 
 def _interval(row: dict[str, Any]) -> str:
-    return "–" if row["ci_low"] is None else f"{row['ci_low']:.2f} … {row['ci_high']:.2f}"
+    if row["ci_low"] is None:
+        return "–"
+    digits = 2 if max(abs(row["ci_low"]), abs(row["ci_high"])) >= 0.1 else 4
+    return f"{row['ci_low']:.{digits}f} … {row['ci_high']:.{digits}f}"
 
 
 def _table(title: str, columns: list[str], rows: list[list[Any]], right_from: int = 1) -> RenderableType:
@@ -76,7 +79,7 @@ def study_summary(home: Home, name: str) -> list[RenderableType]:
         str(study.cohort.bids) if study.cohort.bids else "synthetic cohort: nothing here says anything about people"
     )
     parts += [Text(study.title, style="bold"), Text(source, style="dim")]
-    makers = (_scores, _localisation, _correlations)
+    makers = (_scores, _scenarios, _localisation, _sanity, _correlations)
     for make in makers:
         part = make(study, store)
         parts += [Text(), part] if part is not None else []
@@ -102,22 +105,69 @@ def _scores(study: Study, store: Store) -> RenderableType | None:
     )
 
 
+def _scenarios(study: Study, store: Store) -> RenderableType | None:
+    """Mean AUC under inversion, of each scenario's own masks and of masks of one area."""
+    areas = store.read("inversion_areas", study.name).filter(pl.col("against") == "nothing")
+    if areas.is_empty():
+        return None
+    named = store.read("scenarios", study.name).join(areas, on=["method", "map"])
+    own = named.filter(pl.col("control") == "own")
+    matched = named.filter(pl.col("control") == "matched").select("method", "map", matched="value")
+    joined = own.join(matched, on=["method", "map"], how="left").sort("number", "method", "map", nulls_last=True)
+    rows = [
+        [row["number"], row["method"], row["map"], row["value"], _interval(row), row["matched"], row["passes"]]
+        for row in joined.iter_rows(named=True)
+    ]
+    curves = store.read("inversion_curves", study.name).filter(pl.col("fold") == "mean")
+    whole = curves.filter((pl.col("control") == "own") & (pl.col("top_percent") == 0))["auc"]
+    said = [f"nothing inverted {_number(whole[0])}"] if len(whole) else []
+    for control, words in (("planted", "planted region"), ("random_planted", "as many random voxels")):
+        found = curves.filter(pl.col("control") == control)["auc"].mean()
+        said += [f"{words} {_number(found)}"] if found is not None else []
+    chance = areas.filter(pl.col("control") == "random")["value"].mean()
+    said += [f"random masks over all N {_number(chance)}"] if chance is not None else []
+    return _table(
+        f"Mean AUC when the top N % are inverted, less is better ({', '.join(said)})",
+        ["", "method", "maps", "own masks", "95 % interval", "equal areas", "cost"],
+        rows,
+        right_from=3,
+    )
+
+
 def _localisation(study: Study, store: Store) -> RenderableType | None:
-    frame = store.read("localisation", study.name).filter(pl.col("metric") == "share_of_positive")
+    """The maps that matter most: the reference's, or the first method's."""
+    frame = store.read("localisation_summary", study.name)
+    reference = study.inversion.reference if study.inversion else None
+    method = reference.method if reference else next(iter(study.methods))
+    frame = frame.filter((pl.col("method") == method) & pl.col("metric").is_in(["share_of_positive", "auc"]))
+    if study.has_combined(method):
+        frame = frame.filter(pl.col("contrast") == "combined")
     if frame.is_empty():
         return None
-    means = (
-        frame.group_by("method", "contrast", "region")
-        .agg(pl.col("value").mean(), pl.col("chance").mean(), pl.len().alias("scans"))
-        .with_columns(ratio=pl.col("value") / pl.col("chance"))
-        .sort("method", "contrast", "region")
-    )
-    rows = means.select("method", "contrast", "region", "value", "chance", "ratio", "scans").rows()
+    rows = frame.sort("contrast", "region", "metric").iter_rows(named=True)
     return _table(
-        "Share of positive relevance in planted regions, and of an even spread",
-        ["method", "map", "region", "share", "even", "times", "scans"],
-        [list(row) for row in rows],
+        f"Where the truth is known: {method}, beside the same region shifted elsewhere",
+        ["map", "region", "measure", "value", "shifted", "difference, 95 % interval", "scans"],
+        [
+            [row["contrast"], row["region"], row["metric"], row["value"], row["chance"], _interval(row), row["n"]]
+            for row in rows
+        ],
         right_from=3,
+    )
+
+
+def _sanity(study: Study, store: Store) -> RenderableType | None:
+    frame = store.read("sanity", study.name)
+    if frame.is_empty():
+        return None
+    return _table(
+        "May the maps be believed?",
+        ["method", "test", "value", "bound", "passed", "scans"],
+        [
+            [row["method"], row["test"], row["value"], row["threshold"], "yes" if row["passed"] else "NO", row["n"]]
+            for row in frame.sort("method", "test").iter_rows(named=True)
+        ],
+        right_from=2,
     )
 
 
@@ -142,7 +192,7 @@ def _places(home: Home, study: Study) -> RenderableType:
     table = Table(box=None, show_header=False, pad_edge=False)
     rows = [
         ("database", str(home.database)),
-        ("maps, volumes", str(home.derivatives(study.name))),
+        ("maps, figures", str(home.derivatives(study.name))),
         ("tables", str(home.tables)),
         ("ask", "relevance-assets query sql/queries/…  (or any SQL)"),
         ("look", "relevance-assets ui"),
