@@ -44,14 +44,15 @@ LAYERS = [f"encoders.{i % 3}.block{i // 60}.layer{i % 12}.conv{i % 2}.{i}" for i
 STAGES = ["raw_scans", "prepared_volumes", "relevance_maps", "masks", "localisation", "lesions", "vessels"]
 
 # Keys of each scan's rows, beside study, scan and the fold that the scan is validated in.
+MASKS = {"method": ["lrp"], "contrast": CONTRASTS, "sign": ["positive"], "top_percent": TOPS}
 PER_SCAN: dict[str, dict[str, list]] = {
     "raw_scans": {"image": IMAGES},
     "volumes": {"image": IMAGES},
     "attention_weights": {"model": ["net"], "contrast": IMAGES},
     "relevance_maps": {"method": ["lrp"], "contrast": [*CONTRASTS, "whole"]},
     "relevance_ledger": {"method": ["lrp"], "layer": LAYERS},
-    "quantile_masks": {"method": ["lrp"], "contrast": CONTRASTS, "top_percent": TOPS},
-    "mask_measures": {"method": ["lrp"], "contrast": CONTRASTS, "top_percent": TOPS, "image": IMAGES},
+    "quantile_masks": MASKS,
+    "mask_measures": MASKS | {"image": IMAGES},
     "localisation": {"method": ["lrp"], "contrast": CONTRASTS, "region": ["planted", "decoy"], "metric": ["share"]},
 }
 PER_COHORT: dict[str, dict[str, list]] = {

@@ -1,92 +1,180 @@
-"""What the twelve scenarios of GAMER-MRIL cost for one scan and one fold: each method alone, and all together.
+"""What study `disability` costs for one scan and one model: twelve scenarios, and their inversion at eleven quantiles.
 
-Belongs here: cases and the table. Does not belong here: measuring (`measure.py`).
+Belongs here: the scan, the cases, and what they count. Does not belong here: measuring (`measure.py`), tables
+(`disability.py`).
 
-The unit is one forward + backward of the network to its images, in the type it is explained in (float64). Eight methods
-make the twelve scenarios: maps by rules are looked at one by one and combined, which costs nothing more.
+Two units: a pass is one forward + backward of the network to its images, a forward is one without the way back; both
+by FLOPs, and by time in the type that is used (float64 for explanations, float32 for predictions). Eight methods make
+the twelve scenarios: maps by rules are looked at one by one and combined, which costs nothing more. What is done once
+per network, such as tracing it, is not counted.
 """
 
 from __future__ import annotations
 
-import argparse
+import copy
+import tempfile
 from collections.abc import Callable
-from typing import Any, Literal
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from measure import flops, seconds
+from torch import nn
 
-from relevance_assets.models.gated_attention import GatedAttentionNet
-from relevance_assets.relevance.maps import Scenarios
-from relevance_assets.study import Method
+from relevance_assets.configuration import load_studies
+from relevance_assets.evidence.inversion import Inversions, plan_inversions
+from relevance_assets.home import Home
+from relevance_assets.models import registry
+from relevance_assets.precision import has_gpu
+from relevance_assets.relevance.cost import TOGETHER, passes
+from relevance_assets.relevance.maps import ScanMaps, Scenarios, combined_map
+from relevance_assets.study import Method, Study
+from relevance_assets.training.loop import memory_format
+from relevance_assets.training.predict import Predictor
 
-SHAPE = (28, 34, 30)
-CONTRASTS = 3
+__all__ = ["PERCENTS", "EXACT", "Case", "Cost", "Scan", "case", "explanations", "inversions"]
 
-
-def methods(steps: int) -> dict[str, Method]:
-    """The study's eight, by name."""
-    found = {}
-    starts: tuple[Literal["attention", "output"], ...] = ("attention", "output")
-    products: dict[str, Literal["proposed", "all"]] = {"lrp": "proposed", "lrp_all": "all"}
-    for start in starts:
-        for name, product in products.items():
-            found[f"{name}_{start}"] = Method(start=start, composite="disability", product=product)
-        found[f"saliency_{start}"] = Method(start=start, composite="saliency")
-        ig = {"method": "integrated_gradients", "steps": steps}
-        found[f"ig_{start}"] = Method(start=start, composite=ig)
-    return dict(sorted(found.items(), key=lambda item: not item[0].startswith("lrp")))
+PERCENTS = tuple(range(10, 101, 10))  # and 0, the scan as it is
+BATCH = 8  # as the stage `inversions` has it
+SAMPLE = 8  # batches by which ways to predict are compared
+EXACT = f"{TOGETHER}, gradients in float64"
 
 
-def cases(steps: int, device: str) -> dict[str, Callable[[], Any]]:
-    """Calls by name; the first is the unit. Networks are traced and weights prepared once, and not counted."""
+class Scan(NamedTuple):
+    """Noise in the place of tissue: no cost here depends on what images show."""
+
+    images: np.ndarray
+    covariates: np.ndarray
+    brain: np.ndarray
+    planted: np.ndarray
+
+
+class Case(NamedTuple):
+    """The study as its YAML has it, its network with fresh weights, and a scan of its grid."""
+
+    study: Study
+    model: nn.Module
+    scan: Scan
+    device: str
+
+
+class Cost(NamedTuple):
+    """Of one scan; seconds are those of `measure.seconds`."""
+
+    name: str
+    passes: float
+    forwards: float
+    seconds: dict[str, float]
+
+
+def case() -> Case:
+    with tempfile.TemporaryDirectory() as folder:  # no home: nothing set over the YAML
+        study = load_studies(Home(Path(folder)))["disability"]
+    shape, contrasts, covariates = study.shape, len(study.contrasts), len(study.cohort.covariates)
+    assert shape is not None
     torch.manual_seed(0)
-    model = GatedAttentionNet(SHAPE, CONTRASTS, 1, blocks=(2, 2, 2)).double().eval().requires_grad_(False).to(device)
-    generator = np.random.default_rng(0)
-    brain = np.zeros(SHAPE, bool)
-    brain[3:-3, 3:-3, 3:-3] = True
-    images, covariates = generator.random((CONTRASTS, *SHAPE)) * brain, [0.46]
-    q = torch.tensor(images, device=device)[None].requires_grad_()
-    p = torch.tensor([covariates], dtype=torch.float64, device=device)
+    model = registry.build(
+        study.model.name, shape=shape, contrasts=contrasts, covariates=covariates, options=study.model.options
+    )
+    random = np.random.default_rng(0)
+    brain, planted = ball(shape, 0.9), ball(shape, 0.3)
+    scan = Scan(random.random((contrasts, *shape)) * brain, random.random(covariates), brain, planted)
+    return Case(study, model.eval().requires_grad_(False), scan, "cuda" if has_gpu() else "cpu")
 
-    def unit() -> Any:
+
+def ball(shape: tuple[int, ...], size: float) -> np.ndarray:
+    """The ellipsoid that fills so much of each side of a grid."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) / size for n in shape), indexing="ij")
+    return np.asarray(sum(axis**2 for axis in axes)) <= 1
+
+
+# ------------------------------------------------------------------------------------------------------ explanations
+def explanations(given: Case, repeats: int) -> list[Cost]:
+    """A forward, a pass, every method alone, and all together."""
+    counts = passes(given.model, given.study.methods, given.scan.images, given.scan.covariates)
+    network, q, p = _inputs(given, torch.float64)
+    q.requires_grad_()
+
+    def one_pass() -> Any:
         x = q.view_as(q)  # no leaf: the counter cannot follow `autograd.grad` to one
-        return torch.autograd.grad(model(x, p).sum(), x)
+        return torch.autograd.grad(network(x, p).sum(), x)
 
-    made: dict[str, Callable[[], Any]] = {"forward + backward": unit}
-    named = methods(steps)
-    rules = {name: method for name, method in named.items() if name.startswith("lrp")}
-    rest = {name: method for name, method in named.items() if name not in rules}
-    groups = {name: {name: method} for name, method in named.items()}
-    groups |= {"all by rules": rules, "all by gradients": rest, "all": named}
-    for name, chosen in groups.items():
-        for dtype in (torch.float64, torch.float32):
-            if dtype == torch.float32 and chosen.keys() <= rules.keys():
-                continue
-            scenarios = Scenarios(model, chosen, gradients=dtype, device=device)
-            label = f"{name}, gradients in float32" if dtype == torch.float32 else name
-            made[label] = lambda scenarios=scenarios: scenarios(images, covariates, brain)  # type: ignore[misc]
-    return made
+    def one_forward() -> Any:
+        with torch.no_grad():
+            return network(q, p)
+
+    backward = flops(one_pass) / flops(one_forward)
+    groups = {name: {name: method} for name, method in given.study.methods.items()} | {TOGETHER: given.study.methods}
+    calls: dict[str, Callable[[], Any]] = {"forward": one_forward, "forward + backward": one_pass}
+    calls |= {name: _explain(given, methods) for name, methods in groups.items()}
+    calls[EXACT] = _explain(given, given.study.methods, torch.float64)
+    counts |= {"forward": 1 / backward, "forward + backward": 1.0, EXACT: counts[TOGETHER]}
+    times = seconds(calls, repeats, given.device)
+    return [Cost(name, counts[name], counts[name] * backward, times[name]) for name in calls]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20, help="of integrated gradients")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    calls = cases(given.steps, given.device)
-    times = seconds(calls, given.repeats, given.device)  # also the first call of each, which traces
-    counts = {name: flops(call) for name, call in calls.items()}
-    unit, second = next(iter(counts.values())), next(iter(times.values()))
-    print(f"{CONTRASTS} x {SHAPE}, {given.steps} steps, {given.threads} thread(s), {given.device}")
-    print(f"{'':44s} {'FLOPs':>8s} {'time':>8s} {'seconds':>8s} {'CPU s':>8s}")
-    for name, time in times.items():
-        parts = counts[name] / unit, time["median"] / second["median"]
-        print(f"{name:44s} {parts[0]:8.2f} {parts[1]:8.2f} {time['median']:8.3f} {time['cpu']:8.3f}")
+def _explain(
+    given: Case, methods: dict[str, Method], gradients: torch.dtype = torch.float32
+) -> Callable[[], dict[str, ScanMaps]]:
+    """As the stage `relevance_maps` explains: rules in float64, gradients in float32."""
+    scenarios = Scenarios(given.model, methods, gradients=gradients, device=given.device)
+    return lambda: scenarios(given.scan.images, given.scan.covariates, given.scan.brain)
 
 
-if __name__ == "__main__":
-    main()
+def _inputs(given: Case, dtype: torch.dtype) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A copy of the network and the scan, in a type and where they are used."""
+    network = copy.deepcopy(given.model).to(given.device, dtype)
+    images, covariates = (
+        torch.tensor(values, dtype=dtype, device=given.device)[None]
+        for values in (given.scan.images, given.scan.covariates)
+    )
+    return network, images, covariates
+
+
+# -------------------------------------------------------------------------------------------------------- inversions
+def inversions(given: Case, repeats: int) -> tuple[Inversions, dict[str, dict[str, float]]]:
+    """The plan for eleven quantiles with every control, and seconds by name.
+
+    `planning` is of the whole scan, `folded` and `not folded` of one inversion, from the first batches. `forward`: of
+    the network alone, in as large a batch and the same order in memory.
+    """
+    settings, scan = given.study.inversion, given.scan
+    assert settings is not None
+    explained = _explain(given, given.study.methods)()
+    maps = {name: found.maps for name, found in explained.items()}
+    combined = {name: combined_map(one, scan.images) for name, one in maps.items() if given.study.has_combined(name)}
+
+    def planned() -> Inversions:
+        return plan_inversions(
+            maps,
+            combined,
+            scan.images,
+            scan.brain,
+            percents=PERCENTS,
+            reference=(settings.reference.method, settings.reference.map),
+            draws=settings.random_draws,
+            random=np.random.default_rng(settings.seed),
+            planted=scan.planted,
+        )
+
+    plan = planned()
+    network, q, p = _inputs(given, torch.float32)
+    ways = {"folded": Predictor(given.model, folded=True), "not folded": Predictor(given.model)}
+
+    def predict(way: str) -> Callable[[], Any]:
+        return lambda: ways[way].outputs(islice(plan.batches(BATCH), SAMPLE), scan.covariates)
+
+    layout = memory_format(torch.device(given.device))
+    network, q = network.to(memory_format=layout), q.repeat(BATCH, 1, 1, 1, 1).contiguous(memory_format=layout)
+    p = p.repeat(BATCH, 1)
+
+    def forwards() -> Any:
+        with torch.inference_mode():
+            return [network(q, p) for _ in range(SAMPLE)]
+
+    times = seconds({"forward": forwards, **{way: predict(way) for way in ways}}, repeats, given.device)
+    images = min(plan.predictions, SAMPLE * BATCH)
+    times = {name: {key: value / images for key, value in time.items()} for name, time in times.items()}
+    return plan, times | seconds({"planning": planned}, repeats, given.device)

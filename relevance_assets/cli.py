@@ -439,6 +439,9 @@ def forget(
         found = forget_person(place, person)
     except (ValueError, Failed) as error:
         raise _quit(error) from error
+    if not (found.files or found.rows or found.runs):
+        console.print(f"[yellow]![/yellow] {person}: nothing below {place.root} names this person; is the label right?")
+        raise typer.Exit(1)
     console.print(f"[green]✓[/green] {person}: {found.files} files, {found.rows} rows, {found.runs} runs removed")
     console.print(Text("What remains:", style="bold"))
     for line in found.remains:

@@ -178,6 +178,9 @@ class Training(Settings):
     balanced_sampler: bool = False
     augmentation: Augmentation = Augmentation()
     seed: int = 0
+    start_from: Name | None = Field(
+        default=None, description="another study whose models' weights training begins with, where they fit"
+    )
     cache_gb: float = Field(default=2.0, ge=0, description="prepared images kept in memory while training")
     devices: int = Field(default=1, ge=1, description="GPUs that train one fold together (without a GPU: processes)")
     strategy: Literal["ddp_spawn", "ddp_fork"] = Field(
@@ -216,8 +219,9 @@ class Method(Settings):
 
 
 class Masks(Settings):
-    """Top N % of a map's positive voxels in the brain."""
+    """Top N % of a map's positive voxels in the brain; `negative`: also of its negative ones."""
 
+    negative: bool = False
     top_percents: list[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
 
 

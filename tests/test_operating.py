@@ -98,6 +98,7 @@ def place(small: Small) -> None:
     """Say where the cohort is, as `run --bids` does."""
     contrasts = [{"name": "qT1", "suffix": "T1map"}]
     settings = {"cohort.bids": str(small.bids), "cohort.truth_regions": [], "contrasts": contrasts}
+    settings |= dict.fromkeys(("inversion", "heat_map", "sanity"))
     remember(small.home, "disability", settings)
 
 
@@ -205,7 +206,7 @@ def test_the_next_run_brings_nobody_back_and_trains_without_them(known: Small) -
 def test_a_backup_restored_in_another_place_is_up_to_date(small: Small, tmp_path: Path) -> None:
     """By the guide's own commands: without the database, and without Dagster's history."""
     before = contents(small.home.database)
-    (save,) = [text for text in re.findall(r"(?ms)^tar -C .*? \.$", GUIDE) if "-czf" in text]
+    (save,) = [text for text in re.findall(r"(?m)^tar -C .* derivatives$", GUIDE) if "-czf" in text]
     (load,) = re.findall(r"(?m)^tar -C \S+ -xzf \S+$", GUIDE)
     other = Small(tmp_path / "other")
     other.home.root.mkdir(parents=True)

@@ -34,12 +34,15 @@ def hold(home: Home, run_id: str) -> None:
     path = home.run_lock(run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another process works on the same run, and says so
-        file.close()
-        return
-    _HELD[run_id] = file
+    for _ in range(20):  # whoever looks whether the lock is free has it for a moment
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.05)
+        else:
+            _HELD[run_id] = file
+            return
+    file.close()  # another process works on the same run, and says so
 
 
 def close_lost_runs(home: Home, instance: dg.DagsterInstance, now: float | None = None) -> list[str]:

@@ -16,7 +16,7 @@ from relevance_assets.assets.alive import close_lost_runs
 from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.checks import checks_of
 from relevance_assets.assets.chunks import QUIET_TAG, asset_key, contiguous, range_tags
-from relevance_assets.assets.cohort import SETTLED_BY
+from relevance_assets.assets.cohort import MANY, SETTLED_BY
 from relevance_assets.assets.planning import BACKOFF_S, Due, plan
 from relevance_assets.assets.stages import ALL, Stage, below, remove_orphans
 from relevance_assets.assets.warehouse import database_is_current, database_stamp
@@ -37,7 +37,7 @@ __all__ = [
 
 EVERY_S = 30
 AT_ONCE = 20  # runs asked for in one look; the rest comes with the next
-MANY = 0.5  # share of scans that do not vanish together
+TRUSTED_S = 3600  # how long an unchanged folder and unchanged records are taken to say that nothing is to be done
 STUDY_TAG = "relevance/study"
 REQUEST_TAG = "relevance/request"
 LATER = "what failed is tried again later"
@@ -162,12 +162,18 @@ def look_around(
                 f"If they are to go, `relevance-assets run {study.name}` takes them out"
             )
         settling = folder.changed_after(settled_by)
+        if not folder.scans:
+            return dg.SkipReason(f"no scan found in {snapshot.bids}")
         if not known and settling.issuperset(folder.scans):
             return dg.SkipReason(f"{len(settling)} scans are still being written to {snapshot.bids}")
-        stamp = fingerprint(folder.signature, _recorded_at(snapshot), study.model_dump(mode="json"))
+        if folder.others_changed > settled_by:
+            return dg.SkipReason(f"participants.tsv, or a file beside it, is still being written to {snapshot.bids}")
+        stages = study_stages(snapshot)
+        versions = [stage.settings_hash for stage in stages]
+        hour = int(now // TRUSTED_S)
+        stamp = fingerprint(folder.signature, _recorded_at(snapshot), study.model_dump(mode="json"), versions, hour)
         if cursor and cursor.startswith(stamp) and not settling:
             return dg.SkipReason(cursor.removeprefix(stamp).strip() or "nothing has changed")
-        stages = study_stages(snapshot)
         for stage in stages:
             remove_orphans(snapshot, stage)
         found = plan(snapshot, stages, now)
@@ -227,7 +233,7 @@ def _requests(
             keys = instance.get_dynamic_partitions(f"{study.name}_scans")
             chunks = contiguous(keys, set(one.items) - settling, one.allowed - settling)
         for chunk in chunks:
-            request = fingerprint(one.stage.name, sorted((item, one.items.get(item)) for item in chunk))
+            request = fingerprint(study.name, one.stage.name, sorted((item, one.items.get(item)) for item in chunk))
             wait = _waits(instance, request, now)
             if wait is not None:
                 waits.add(f"{one.stage.name}: {wait}")

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from relevance_assets.cohort.bids import ScanFiles
     from relevance_assets.cohort.watch import Folder
 
-__all__ = ["SETTLED_BY", "cohort_stages", "upstream"]
+__all__ = ["MANY", "SETTLED_BY", "cohort_stages", "upstream"]
 
+MANY = 0.5  # share of scans that do not vanish together unless a person asks
 # New scans whose files changed after this moment are left alone: never where a person asks, as the study says where the
 # service does.
 SETTLED_BY: ContextVar[float] = ContextVar("settled_by", default=math.inf)
@@ -65,6 +66,13 @@ def _participants(workspace: Workspace) -> Stage:
         people = read_participants(workspace.bids)
         frame = cohort_table(study, scans, people)
         counts = dict(frame.group_by("status").len().iter_rows())
+        known = set(workspace.known_scans()["scan"])
+        gone = known - set(frame.filter(pl.col("status") == "ok")["scan"])
+        if SETTLED_BY.get() < math.inf and len(gone) > max(1, MANY * len(known)):
+            raise ValueError(
+                f"{len(gone)} of {len(known)} scans would leave the study, {min(gone)} first: are the disk and "
+                f"participants.tsv whole? If they are to go, `relevance-assets run {study.name}` takes them out"
+            )
         if not counts.get("ok"):
             reasons = frame.filter(pl.col("reason").is_not_null())["reason"].to_list()
             raise ValueError(f"{workspace.bids}: no usable scan; {reasons[0] if reasons else 'no image found'}")
@@ -83,6 +91,7 @@ def _participants(workspace: Workspace) -> Stage:
         description="Who takes part: participants.tsv and sessions.tsv joined to the scans found in the BIDS folder. "
         "Registers one partition per usable scan.",
         tables=("participants", "scans"),
+        lasting=True,
         items=lambda: [ALL],
         inputs=inputs,
         work=each(make),
@@ -286,6 +295,7 @@ def _splits(workspace: Workspace) -> Stage:
         description="People held out for the test, and stratified folds of the rest. All scans of a person are on one "
         "side. Drawn once: who comes later is new, unseen by every model, until all is divided and trained anew.",
         tables=("splits",),
+        lasting=True,
         items=lambda: [ALL],
         settings=settings,
         inputs=inputs,

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field, ValidationError, field_validator
 
+from relevance_assets.assets.alive import hold
 from relevance_assets.configuration import SettingsError, load_studies, read_settings
 from relevance_assets.home import Home
 from relevance_assets.study import Settings
@@ -150,6 +151,7 @@ class OnDask(dg.Executor):
         # Dask looks for tasks inside of what it is given, and some of Dagster's records refuse to be looked into. The
         # worker does without them: the range is in the run's tags too, pools and origins are the coordinator's.
         data = plan_context.plan_data
+        hold(Home.from_environment(), data.dagster_run.run_id)  # while its job waits in a queue nobody else says so
         data = data._replace(dagster_run=data.dagster_run._replace(**dict.fromkeys(RECORDS)))
         context = type(plan_context)(data, plan_context.log, self._dask, plan_context.output_capture)
         pooled = [step for step in execution_plan.get_steps_to_execute_in_topo_order() if step.pool]
@@ -188,7 +190,8 @@ def cluster_arguments(home: Home, execution: Execution) -> dict[str, Any]:
     if kind == "existing":
         return given
     if kind == "local":
-        return {"n_workers": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": "ERROR"} | given
+        ours = {"n_workers": 1, "memory_limit": 0, "security": True, "silence_logs": "ERROR"}
+        return ours | {"dashboard_address": "127.0.0.1:0"} | given
     return _job_arguments(home, kind, given)
 
 

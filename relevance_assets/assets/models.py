@@ -60,7 +60,7 @@ def people(workspace: Workspace, scans: list[str]) -> pl.DataFrame:
     wanted |= {workspace.study.statistics.correlate_with or "target"}
     for column in sorted(wanted - set(frame.columns)):
         frame = frame.with_columns(column_values(frame, column).alias(column))
-    order = pl.DataFrame({"scan": scans})
+    order = pl.DataFrame({"scan": scans}, schema={"scan": pl.String})
     return order.join(frame, on="scan", how="left", maintain_order="left")
 
 
@@ -133,12 +133,17 @@ def _trained_models(workspace: Workspace) -> Stage:
             frame.rows(),
             [volumes.get(scan) for scan in scans],
             people(workspace, scans).select(columns).rows(),
+            *([start_hash(workspace, fold)] if study.training.start_from else []),
         ]
 
     def make(fold: str) -> Done:
         from relevance_assets.training.fit import fit
 
         frame = divided(fold)
+        start = None
+        if study.training.start_from:
+            _check_unseen(workspace, fold, frame)
+            start = workspace.home.model(study.training.start_from, int(fold)) / "model.pt"
         sets = {name: frame.filter(pl.col("set") == name)["scan"].to_list() for name in ("train", "validation")}
         fitted = fit(
             study.model,
@@ -148,6 +153,7 @@ def _trained_models(workspace: Workspace) -> Stage:
             samples(workspace, sets["validation"]),
             workspace.home.model(study.name, int(fold)),
             fold=int(fold),
+            start=start,
             progress=lambda epoch, epochs, metrics: tick(epoch / epochs, f"fold {fold}, epoch {epoch} of {epochs}"),
         )
         key = {"model": study.model.name, "fold": fold}
@@ -203,6 +209,32 @@ def _trained_models(workspace: Workspace) -> Stage:
         group="model",
         pool="gpu",
     )
+
+
+def start_hash(workspace: Workspace, fold: str) -> str:
+    """SHA-256 of the other study's model that training begins with; NotReady where it is not trained."""
+    other = workspace.study.training.start_from
+    models = workspace.store.read("models", other).filter(pl.col("fold") == fold)
+    if models.is_empty():
+        raise NotReady(f"fold {fold}: training.start_from: {other} has no such model; run {other} first")
+    return models["sha256"][0]
+
+
+def _check_unseen(workspace: Workspace, fold: str, divided: pl.DataFrame) -> None:
+    """Raise ValueError where a model that training begins with knows people who are to be new to this one."""
+    other = workspace.study.training.start_from
+    seen = workspace.store.read("training_scans", other).filter(pl.col("fold") == fold)
+    test = workspace.read("splits").filter(pl.col("set") == "test")["participant_id"]
+    held = divided.filter(pl.col("set") == "validation")["participant_id"]
+    learnt = seen.filter(pl.col("set") == "train")["participant_id"]
+    # to have chosen an epoch by them is as bad for test people as to have learnt from them
+    known = sorted((set(held) & set(learnt)) | (set(test) & set(seen["participant_id"])))
+    if known:
+        raise ValueError(
+            f"fold {fold}: training.start_from: {other} was trained on {known[0]}"
+            f"{f' and {len(known) - 1} more' if len(known) > 1 else ''}, who validate or test here; give both studies "
+            "the same people and the same split"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------- predictions

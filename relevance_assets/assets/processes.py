@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from typing import Any
@@ -24,7 +25,7 @@ __all__ = ["run_in_processes"]
 
 CONTEXT = multiprocessing.get_context("spawn")  # a fork would share torch's threads and DuckDB's locks
 _OPENED: dict[str, Any] = {}  # of this worker: workspace, stages, and the opened work of the call that it serves
-_KEPT: dict[tuple[str, str, int], ProcessPoolExecutor] = {}  # of the parent; at most one: workers load torch, once
+_KEPT: dict[tuple[str, str], ProcessPoolExecutor] = {}  # of the parent; at most one: workers load torch, once
 _CALLS = itertools.count()
 
 
@@ -40,8 +41,7 @@ def run_in_processes(
     call = (stage.name, next(_CALLS))
     begin(stage.name, 0, len(items), items[0])
     try:
-        pool = _kept(workspace, processes)
-        futures = [pool.submit(_make, call, item, run_id) for item in items]
+        futures = _submit(workspace, processes, call, items, run_id)
         for future in as_completed(futures):
             outcome = future.result()
             outcomes[outcome.item] = outcome
@@ -56,22 +56,30 @@ def run_in_processes(
                 outcomes[item] = lost(workspace, stage, item, run_id)
             begin(stage.name, len(outcomes), len(items), item)
     except BaseException:  # somebody ended the run: what was not begun is not begun any more
-        for pool in _KEPT.values():
-            pool.shutdown(cancel_futures=True)
-        _KEPT.clear()
+        _end_workers()
         raise
     return list(outcomes.values())
 
 
-def _kept(workspace: Workspace, processes: int) -> ProcessPoolExecutor:
-    """The workers that served before, if they are this study's."""
-    key = (workspace.study.model_dump_json(), str(workspace.home.root), processes)
+def _submit(
+    workspace: Workspace, processes: int, call: tuple[str, int], items: list[str], run_id: str
+) -> list[Future[Outcome]]:
+    """Give the items to the workers that served before, if they are this study's; to new ones if one of those died."""
+    key = (workspace.study.model_dump_json(), str(workspace.home.root))
     if key not in _KEPT:
-        for pool in _KEPT.values():
-            pool.shutdown()
-        _KEPT.clear()
+        _end_workers()
         _KEPT[key] = _pool(workspace, processes)
-    return _KEPT[key]
+    try:
+        return [_KEPT[key].submit(_make, call, item, run_id) for item in items]
+    except BrokenProcessPool:  # known before anything of this call was begun
+        _KEPT[key] = _pool(workspace, processes)
+        return [_KEPT[key].submit(_make, call, item, run_id) for item in items]
+
+
+def _end_workers() -> None:
+    for pool in _KEPT.values():
+        pool.shutdown(cancel_futures=True)
+    _KEPT.clear()
 
 
 def _pool(workspace: Workspace, processes: int) -> ProcessPoolExecutor:
@@ -86,6 +94,7 @@ def _open(study: str, home: str, parent: int) -> None:
 
     from relevance_assets.assets.chain import study_stages
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the parent's, which ends us
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     workspace = Workspace(Study.model_validate_json(study), Home(Path(home)))
     _OPENED["workspace"] = workspace

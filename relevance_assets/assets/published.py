@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.stages import ALL, Done, Stage, each
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.files import fingerprint
@@ -23,15 +24,15 @@ def published_stages(workspace: Workspace, stages: list[Stage]) -> list[Stage]:
 
     study = workspace.study
     published = published_numbers(study.name)
+    synthetic = study.cohort.bids is None or bool(study.cohort.truth_regions)  # truth is known of planted effects only
     needs = tuple(stage.name for stage in stages if stage.name in SOURCES)
 
     def inputs(_: str) -> Any:
-        return [published, [workspace.results(name) for name in needs], study.cohort.bids is None]
+        return [published, [upstream(workspace, name, ALL) for name in needs], synthetic]
 
     def make(_: str) -> Done:
         from relevance_assets.statistics.published import compare
 
-        synthetic = study.cohort.bids is None
         note = "ours: synthetic people" if synthetic else ""
         frame = compare(published, workspace.read, not synthetic, note)
         counts = dict(frame.group_by("verdict").len().sort("verdict").iter_rows())

@@ -282,6 +282,15 @@ def _largest(values: pl.Series) -> float | None:
 
 
 # -------------------------------------------------------------------------------------------------- quantile masks
+POSITIVE, NEGATIVE = "positive", "negative"
+
+
+def _masked_maps(workspace: Workspace) -> list[tuple[str, str, str]]:
+    """Method, contrast and sign of all masks of a scan."""
+    signs = [POSITIVE, NEGATIVE] if workspace.study.masks.negative else [POSITIVE]
+    return [(m, name, sign) for m in workspace.study.methods for name in workspace.map_contrasts(m) for sign in signs]
+
+
 def _quantile_masks(workspace: Workspace) -> Stage:
     study = workspace.study
 
@@ -301,36 +310,43 @@ def _quantile_masks(workspace: Workspace) -> Stage:
         masks: list[dict[str, Any]] = []
         measures: list[dict[str, Any]] = []
         hashes: list[str] = []
-        for method in study.methods:
-            for contrast in workspace.map_contrasts(method):
-                relevance, _ = load_volume(workspace.map_path(scan, method, contrast))
-                levels = np.zeros(relevance.shape, dtype=np.uint8)
-                path = workspace.quantiles_path(scan, method, contrast)
-                key = {"method": method, "scan": scan, "contrast": contrast}
-                for percent in sorted(study.masks.top_percents, reverse=True):
-                    mask, threshold = quantile_mask(relevance, brain > 0, percent)
-                    levels[mask] = percent  # masks are nested: a smaller share overwrites a larger one
-                    voxels = int(mask.sum())
-                    row = key | {"top_percent": percent, "threshold": threshold, "voxels": voxels}
-                    masks.append(row | {"path": workspace.relative(path), "volume_mm3": voxels * voxel_mm3})
-                    measured = mask_measures(images, mask)
-                    for name, (mean, median) in zip(names, measured, strict=True):
-                        measures.append(key | {"top_percent": percent, "image": name, "mean": mean, "median": median})
-                save_volume(path, levels, affine)
-                write_json(
-                    sidecar(path),
-                    {
-                        "Description": "Value N: voxel is among the top N % of the map's positive voxels in the brain",
-                        "Sources": [f"bids::{_within(workspace, workspace.map_path(scan, method, contrast))}"],
-                        "CodeVersion": version("relevance-assets"),
-                        "Resolution": "grid of the preparation recipe",
-                        "SkullStripped": True,
-                    },
-                )
-                hashes.append(sha256(path))
+        for method, contrast, sign in _masked_maps(workspace):
+            relevance, _ = load_volume(workspace.map_path(scan, method, contrast))
+            if sign == NEGATIVE:
+                relevance = -relevance
+            levels = np.zeros(relevance.shape, dtype=np.uint8)
+            path = workspace.quantiles_path(scan, method, contrast, negative=sign == NEGATIVE)
+            key = {"method": method, "scan": scan, "contrast": contrast, "sign": sign}
+            for percent in sorted(study.masks.top_percents, reverse=True):
+                mask, threshold = quantile_mask(relevance, brain > 0, percent)
+                if threshold is not None and sign == NEGATIVE:
+                    threshold = -threshold
+                levels[mask] = percent  # masks are nested: a smaller share overwrites a larger one
+                voxels = int(mask.sum())
+                row = key | {"top_percent": percent, "threshold": threshold, "voxels": voxels}
+                masks.append(row | {"path": workspace.relative(path), "volume_mm3": voxels * voxel_mm3})
+                measured = mask_measures(images, mask)
+                for name, (mean, median) in zip(names, measured, strict=True):
+                    measures.append(key | {"top_percent": percent, "image": name, "mean": mean, "median": median})
+            save_volume(path, levels, affine)
+            write_json(
+                sidecar(path),
+                {
+                    "Description": f"Value N: voxel is among the top N % of the map's {sign} voxels in the brain",
+                    "Sources": [f"bids::{_within(workspace, workspace.map_path(scan, method, contrast))}"],
+                    "CodeVersion": version("relevance-assets"),
+                    "Resolution": "grid of the preparation recipe",
+                    "SkullStripped": True,
+                },
+            )
+            hashes.append(sha256(path))
         tables = {"quantile_masks": pl.DataFrame(masks), "mask_measures": pl.DataFrame(measures)}
         tables = {name: frame.with_columns(pl.col(pl.Null).cast(pl.Float64)) for name, frame in tables.items()}
-        middle = tables["quantile_masks"].filter(pl.col("top_percent") == min(study.masks.top_percents))
+        middle = tables["quantile_masks"].filter(
+            (pl.col("top_percent") == min(study.masks.top_percents))
+            & (pl.col("method") == next(iter(study.methods)))
+            & (pl.col("sign") == POSITIVE)
+        )
         return Done(
             tables=tables,
             result=fingerprint(hashes, tables["mask_measures"].rows()),
@@ -340,17 +356,16 @@ def _quantile_masks(workspace: Workspace) -> Stage:
 
     return Stage(
         name="quantile_masks",
-        version="1",
-        description="The top N % of each map's positive voxels in the brain, as one NIfTI of nested levels, and the "
-        "image values inside each mask.",
+        version="2",
+        description="The top N % of each map's positive voxels in the brain (where the study asks for it also of the "
+        "negative ones), as one NIfTI of nested levels, and the image values inside each mask.",
         tables=("quantile_masks", "mask_measures"),
         items=lambda: sorted(workspace.results("relevance_maps")),
         inputs=inputs,
         work=each(make),
         outputs=lambda scan: [
-            workspace.quantiles_path(scan, method, name)
-            for method in study.methods
-            for name in workspace.map_contrasts(method)
+            workspace.quantiles_path(scan, method, name, negative=sign == NEGATIVE)
+            for method, name, sign in _masked_maps(workspace)
         ],
         partition="scan",
         parallel=True,

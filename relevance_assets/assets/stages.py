@@ -119,6 +119,8 @@ class Stage:
         mixes old and new. None where a stage does not do so.
     parallel
         Items of a chunk may be made by several processes.
+    lasting
+        Rows of the last success stay where a later try fails: what rests on them is still true of its scans.
     """
 
     name: str
@@ -138,6 +140,7 @@ class Stage:
     settings: Any = None
     resets: Callable[[], str | None] | None = None
     parallel: bool = False
+    lasting: bool = False
 
     def fingerprint(self, item: str) -> str:
         """Hash of settings, then hash of inputs."""
@@ -254,11 +257,10 @@ def run_items(
         return outcomes
     workspace.describe_dataset()
     watcher = WATCHER.get()
-    processes = min(workers(), len(todo) // WORTH_A_PROCESS) if _on_cpus(stage) else 1
-    if processes > 1:
+    if _on_cpus(stage) and min(workers(), len(todo) // WORTH_A_PROCESS) > 1:
         from relevance_assets.assets.processes import run_in_processes
 
-        outcomes += run_in_processes(workspace, stage, todo, run_id, processes)
+        outcomes += run_in_processes(workspace, stage, todo, run_id, workers())
     else:
         with stage.work() as make:
             for number, item in enumerate(todo):
@@ -323,10 +325,11 @@ def run_item(
         metadata = done.metadata
     except Exception as error:
         # Whatever goes wrong with one scan must not stop its neighbours; its stale results must not survive it.
-        for table in stage.tables:
-            workspace.delete(table, item)
-        for path in stage.outputs(item):
-            path.unlink(missing_ok=True)
+        if not stage.lasting:
+            for table in stage.tables:
+                workspace.delete(table, item)
+            for path in stage.outputs(item):
+                path.unlink(missing_ok=True)
         expected = isinstance(error, ValueError | OSError)
         if expected:
             log.info("%s %s: %s", stage.name, item, error)

@@ -167,7 +167,7 @@ def _measures(workspace: Workspace, scans: list[str]) -> tuple[pl.DataFrame, np.
         ((pl.col("contrast") == pl.col("image")) | (pl.col("contrast") == COMBINED))
         & pl.col("method").is_in(list(workspace.study.methods))
     )
-    key = ["method", "image", "contrast", "top_percent"]
+    key = ["method", "image", "contrast", "sign", "top_percent"]
     masks = long.select(key).unique().sort(key)
     wide = np.full((len(scans), masks.height), np.nan)
     rows = {scan: index for index, scan in enumerate(scans)}
@@ -178,7 +178,11 @@ def _measures(workspace: Workspace, scans: list[str]) -> tuple[pl.DataFrame, np.
     names = masks.select(
         "method",
         x="image",
-        stratum=pl.col("contrast") + " top " + pl.col("top_percent").cast(pl.String) + " %",
+        stratum=pl.col("contrast")
+        + pl.when(pl.col("sign") == "negative").then(pl.lit(" negative")).otherwise(pl.lit(""))
+        + " top "
+        + pl.col("top_percent").cast(pl.String)
+        + " %",
     )
     return names, wide
 
@@ -187,7 +191,7 @@ def _covariate(workspace: Workspace, name: str, scans: list[str]) -> np.ndarray:
     """A column of the participants (sex: 1 for F), or the volume of a truth region, by scan; NaN where unknown."""
     from relevance_assets.cohort.participants import column_values
 
-    order = pl.DataFrame({"scan": scans})
+    order = pl.DataFrame({"scan": scans}, schema={"scan": pl.String})
     if name in workspace.study.cohort.truth_regions:
         volumes = workspace.read("region_volumes").filter(pl.col("region") == name)
         found = order.join(volumes, on="scan", how="left", maintain_order="left")["volume_mm3"]

@@ -140,8 +140,10 @@ class Workspace:
         grid = "" if native else "res-prepared_"
         return self._image(scan, f"{grid}desc-{camel(method, contrast)}_relmap")
 
-    def quantiles_path(self, scan: str, method: str, contrast: str) -> Path:
-        return self._image(scan, f"res-prepared_desc-{camel(method, contrast)}Quantiles_dseg")
+    def quantiles_path(self, scan: str, method: str, contrast: str, *, negative: bool = False) -> Path:
+        return self._image(
+            scan, f"res-prepared_desc-{camel(method, contrast)}{'Negative' if negative else ''}Quantiles_dseg"
+        )
 
     def truth_path(self, scan: str, region: str) -> Path:
         """The planted truth of a synthetic scan, on its native grid."""

@@ -49,10 +49,13 @@ class Folder:
         them as errors.
     others : str
         Signature of the files that belong to no scan: the tables of people above all.
+    others_changed : float
+        The latest change of one of those.
     """
 
     scans: dict[str, Seen]
     others: str
+    others_changed: float = 0.0
 
     @property
     def signature(self) -> str:
@@ -65,7 +68,8 @@ class Folder:
 
     def without(self, scans: set[str]) -> Folder:
         """The folder as if these scans were not there."""
-        return Folder({scan: seen for scan, seen in self.scans.items() if scan not in scans}, self.others)
+        kept = {scan: seen for scan, seen in self.scans.items() if scan not in scans}
+        return Folder(kept, self.others, self.others_changed)
 
 
 def look(bids: Path) -> Folder:
@@ -81,13 +85,14 @@ def look(bids: Path) -> Folder:
     if not bids.is_dir():
         raise ValueError(f"{bids}: no such folder; name a BIDS dataset, or mount its disk")
     above = _list(str(bids), len(str(bids)) + 1)
-    others = list(above.files)
+    others, latest = list(above.files), above.written
     scans: dict[str, Seen] = {}
     for person in sorted(name for name in above.folders if name.startswith("sub-")):
-        shared, found = _person(bids, person, above.files)
-        others += shared
+        own, found = _person(bids, person, above.files)
+        others += own.files
+        latest = max(latest, own.written)
         scans |= found
-    return Folder(dict(sorted(scans.items())), fingerprint(others))
+    return Folder(dict(sorted(scans.items())), fingerprint(others), latest)
 
 
 def look_at(bids: Path, scan: str) -> str:
@@ -118,8 +123,8 @@ def _files_above(folder: str) -> list[File]:
     return files
 
 
-def _person(bids: Path, person: str, above: list[File]) -> tuple[list[File], dict[str, Seen]]:
-    """Files of the person's folder itself, and the scans in it."""
+def _person(bids: Path, person: str, above: list[File]) -> tuple[_Listing, dict[str, Seen]]:
+    """The person's folder itself, and the scans in it."""
     root = len(str(bids)) + 1  # a folder that is moved as a whole has not changed
     own = _list(f"{bids}/{person}", root)
     parts = {
@@ -129,7 +134,7 @@ def _person(bids: Path, person: str, above: list[File]) -> tuple[list[File], dic
         _below(f"{bids}/{person}/{name}", root) for name in own.folders if not name.startswith("ses-")
     )
     sidecars = [file for file in (*above, *own.files) if _may_be_inherited(file)]
-    return own.files, {
+    return own, {
         scan: Seen(fingerprint(sidecars, sorted(files)), changed)
         for scan, (files, changed) in parts.items()
         if files and SCAN_PATTERN.fullmatch(scan)
@@ -146,10 +151,14 @@ def _may_be_inherited(file: File) -> bool:
 
 
 class _Listing(NamedTuple):
-    """A folder's own files, sorted, the names of its folders, and the latest change of it or one of the files."""
+    """A folder's own files, sorted, and the names of its folders.
+
+    `written` is the latest change of one of the files, `changed` also that of the folder.
+    """
 
     files: list[File]
     folders: list[str]
+    written: float
     changed: float
 
 
@@ -158,19 +167,20 @@ def _list(folder: str, root: int) -> _Listing:
 
     Hidden files are not there, but a change of one is a change: rsync writes under such a name.
     """
-    files, folders, changed = list[File](), list[str](), os.stat(folder).st_ctime  # noqa: PTH116  many, and strings
+    files, folders, written = list[File](), list[str](), 0.0
+    itself = os.stat(folder).st_ctime  # noqa: PTH116  many, and strings
     with os.scandir(folder) as entries:
         for entry in entries:
             hidden = entry.name.startswith(".")
             with suppress(FileNotFoundError):  # taken away while we look
                 if not entry.is_dir():
                     status = entry.stat()
-                    changed = max(changed, status.st_ctime)
+                    written = max(written, status.st_ctime)
                     if not hidden:
                         files.append((entry.path[root:], status.st_size, status.st_mtime_ns))
                 elif not hidden:
                     folders.append(entry.name)
-    return _Listing(sorted(files), folders, changed)
+    return _Listing(sorted(files), folders, written, max(itself, written))
 
 
 def _below(folder: str, root: int) -> tuple[list[File], float]:

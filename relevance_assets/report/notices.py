@@ -5,6 +5,7 @@ Belongs here: writing both. Does not belong here: noticing (`automation.py`).
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import os
@@ -61,5 +62,5 @@ def announce(home: Home, notice: Notice) -> None:
     try:
         with urllib.request.urlopen(request, timeout=10):
             pass
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         log.warning("RELEVANCE_WEBHOOK: the message was not taken (%s)", error)

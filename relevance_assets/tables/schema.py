@@ -38,7 +38,8 @@ _MODEL = _text("model", "the study's network, or a baseline: 'mean', 'ridge'")
 _FOLD = _text("fold", "'0', '1', ... the fold's model; 'ensemble': mean over the folds' models")
 _METHOD = _text("method", "the study's name of the way of explaining")
 _CONTRAST = _text("contrast", "image that the map explains; 'combined': weighted sum over the images (eq. 8)")
-_TOP = _whole("top_percent", "the mask keeps this share of the map's positive brain voxels, in %")
+_SIGN = _text("sign", "'positive': voxels that speak for what is explained; 'negative': against it")
+_TOP = _whole("top_percent", "the mask keeps this share of the map's brain voxels of this sign, in %")
 _MAP = _text("map", "'individual': each contrast's map masks that contrast; 'combined': one mask for all")
 _GROUP = _text("group", "'mild' or 'severe' by the study's threshold; 'severe - mild': the difference")
 _INTERVAL = (
@@ -191,14 +192,14 @@ _ALL = (
         _real("dice_chance", "overlap expected of random masks of these sizes", nullable=True),
         _real("dice_shifted", "mean overlap when one mask is shifted against the other", nullable=True),
     )),
-    _table("quantile_masks", "Masks of the most relevant voxels.", (_METHOD, _SCAN, _CONTRAST, _TOP), (
+    _table("quantile_masks", "Masks of the most relevant voxels.", (_METHOD, _SCAN, _CONTRAST, _SIGN, _TOP), (
         _text("path", f"mask, {_PATH}; null where it was not kept", nullable=True),
         _real("threshold", "least relevance in the mask; null if the mask is empty", nullable=True),
         _whole("voxels", "voxels in the mask"),
         _real("volume_mm3", "volume of the mask, mm³"),
     )),
     _table("mask_measures", "Image values inside the masks.", (
-        _METHOD, _SCAN, _text("contrast", "image that the mask's map explains"), _TOP,
+        _METHOD, _SCAN, _text("contrast", "image that the mask's map explains"), _SIGN, _TOP,
         _text("image", "image that is measured"),
     ), (
         _real("mean", "mean of the prepared image in the mask; null for an empty mask", nullable=True),

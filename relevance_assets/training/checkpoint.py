@@ -18,7 +18,7 @@ from relevance_assets.files import atomic_path
 from relevance_assets.models import registry
 from relevance_assets.study import Shape
 
-__all__ = ["CheckpointError", "Description", "save", "load", "describe", "write_tensors", "plain_state"]
+__all__ = ["CheckpointError", "Description", "save", "load", "describe", "write_tensors", "plain_state", "transfer"]
 
 FORMAT = "relevance-assets model 1"
 
@@ -74,6 +74,24 @@ def load(path: Path) -> nn.Module:
             f"{path}: weights do not fit a {description.name!r} of this version ({_first_line(error)}); train again"
         ) from error
     return network.eval()
+
+
+def transfer(path: Path, network: nn.Module) -> int:
+    """Give `network` the weights of a trained one wherever name and shape are the same; how many numbers these are.
+
+    Raises
+    ------
+    CheckpointError
+        The file cannot be used, or nothing in it fits.
+    """
+    _, state = _read(path)
+    own = network.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise CheckpointError(f"{path}: nothing in it fits a {type(network).__name__}; take the same network and grid")
+    network.load_state_dict(fitting, strict=False)
+    learnt = {name for name, _ in network.named_parameters()}
+    return sum(value.numel() for name, value in fitting.items() if name in learnt)
 
 
 def describe(path: Path) -> Description:

@@ -75,6 +75,7 @@ def fit(
     folder: Path,
     *,
     fold: int,
+    start: Path | None = None,
     progress: Callable[[int, int, dict[str, Any]], None] | None = None,
 ) -> Fitted:
     """Train a network on `train`, choose its epoch by `training.monitor` on `validation`.
@@ -93,6 +94,8 @@ def fit(
         Where `model.pt` is written; nothing else remains there.
     fold
         Its number: part of the seed, and named in errors.
+    start
+        A trained model to begin with: its weights are taken where name and shape are the same, others are drawn.
     progress
         Called after each epoch with its number, the number of epochs, and its row of the epochs table.
 
@@ -121,7 +124,7 @@ def fit(
         seed=training.seed,
     )
     state_path = folder / STATE
-    mark = _fingerprint(description, training, train, validation, fold)
+    mark = _fingerprint(description, training, train, validation, fold, start)
     state = Progress.read(state_path, mark)
 
     scale = float(train.targets.std(dtype=np.float64)) if target.kind == "regression" else 1.0
@@ -130,6 +133,8 @@ def fit(
         torch.manual_seed(seed_of(training.seed, fold, 0, "weights"))
         network = description.build()
         loop.scale_output(network, scale)
+        if start is not None:
+            checkpoint.transfer(start, network)
         if state.network:
             network.load_state_dict(state.network)
         network = network.to(memory_format=loop.memory_format(device))
@@ -182,6 +187,8 @@ def _check_devices(
     devices = training.devices
     if devices == 1:
         return
+    if loop.has_gpu() and training.strategy == "ddp_fork":
+        raise TrainingError("training.strategy: a process that has used a GPU cannot be forked; use ddp_spawn")
     if loop.has_gpu() and devices > torch.cuda.device_count():
         raise TrainingError(f"training.devices: {devices} asked for, {torch.cuda.device_count()} GPUs found")
     norms = any(isinstance(each, torch.nn.modules.batchnorm._BatchNorm) for each in network.modules())
@@ -209,7 +216,12 @@ def _check_classes(targets: np.ndarray, name: str, fold: int) -> None:
 
 
 def _fingerprint(
-    description: Description, training: study.Training, train: Samples, validation: Samples, fold: int
+    description: Description,
+    training: study.Training,
+    train: Samples,
+    validation: Samples,
+    fold: int,
+    start: Path | None,
 ) -> str:
     """Of everything that the result depends on; where the images lie and how many are cached is not."""
     sets = [
@@ -221,4 +233,6 @@ def _fingerprint(
         for samples in (train, validation)
     ]
     device = torch.cuda.get_device_name() if loop.has_gpu() else "cpu"
-    return fingerprint(checkpoint.FORMAT, vars(description), training.decisive(), fold, sets, device, torch.__version__)
+    begun = sha256(start) if start else None
+    settings = [vars(description), training.decisive()]
+    return fingerprint(checkpoint.FORMAT, *settings, fold, sets, begun, device, torch.__version__)

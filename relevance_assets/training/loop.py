@@ -292,10 +292,13 @@ def _following(state: Path, report: Report | None, epochs: int) -> Iterator[None
     over = threading.Event()
 
     def follow() -> None:
-        seen = 0
-        while not over.wait(1.0):
-            found = Progress.read(state)
-            if found.epochs > seen:
+        seen, written, ended = 0, 0, False
+        while not ended:
+            ended = over.wait(1.0)  # and then a last look
+            now = state.stat().st_mtime_ns if state.exists() else written
+            found = Progress.read(state) if now != written else None
+            written = now
+            if found and found.epochs > seen:
                 seen = found.epochs
                 report(seen, epochs, dict(found.history[-1]))
 

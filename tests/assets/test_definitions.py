@@ -39,7 +39,13 @@ def test_graph_of_disability(definitions: dg.Definitions) -> None:
         "relevance_maps": ["prepared_volumes", "splits", "trained_models"],
         "quantile_masks": ["relevance_maps"],
         "localisation": ["relevance_maps"],
-        "correlations": ["quantile_masks"],
+        "localisation_summary": ["localisation"],
+        "inversions": ["relevance_maps", "trained_models"],
+        "inversion_curves": ["inversions"],
+        "heat_maps": ["predictions", "quantile_masks"],
+        "sanity": ["relevance_maps", "trained_models"],
+        "correlations": ["localisation", "quantile_masks"],
+        "published_comparison": ["correlations", "scores"],
     }
 
 
@@ -58,8 +64,11 @@ def test_every_asset_can_be_found_and_understood(definitions: dg.Definitions) ->
 
 
 def test_few_assets_have_one_partition_per_scan(workspace: Workspace) -> None:
-    """Each costs events and a place in the sensor's look for every scan; a seventh wants a reason."""
-    assert sum(stage.partition == "scan" for stage in study_stages(workspace)) == 6
+    """Each costs events and a place in the sensor's look for every scan; an eighth wants a reason.
+
+    Inversions are the seventh: they cost more than maps, and other quantiles or draws must not make maps anew.
+    """
+    assert sum(stage.partition == "scan" for stage in study_stages(workspace)) == 7
 
 
 def test_lineage_names_columns_that_exist() -> None:
@@ -146,6 +155,14 @@ def test_a_map_by_a_model_that_saw_the_scan_is_seen(workspace: Workspace) -> Non
     assert not checks.never_seen(workspace)[0]
     write(workspace, "relevance_maps", "a", scan="sub-1_ses-2", fold="1")
     assert not checks.never_seen(workspace)[0], "another visit of the same person"
+
+
+def test_a_mean_over_models_that_knew_the_person_is_seen(workspace: Workspace) -> None:
+    write(workspace, "training_scans", "0", scan="sub-1", fold="0", set="train", participant_id="sub-1")
+    write(workspace, "relevance_maps", "b", scan="sub-2", fold="ensemble")
+    assert checks.never_seen(workspace)[0]
+    write(workspace, "relevance_maps", "a", scan="sub-1", fold="ensemble")
+    assert not checks.never_seen(workspace)[0]
 
 
 def test_repeated_keys_are_seen(workspace: Workspace) -> None:

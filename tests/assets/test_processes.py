@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -87,3 +89,21 @@ def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert workers() == 1
     monkeypatch.delenv("RELEVANCE_WORKERS")
     assert 1 <= workers() <= (os.cpu_count() or 1)
+
+
+def test_a_worker_that_died_while_idle_costs_nothing(pools: None, workspace: Workspace) -> None:
+    """The workers are kept from one chunk to the next; the system may have ended one of them meanwhile."""
+    sound = [f"sub-1{number:02d}" for number in range(16)]
+    stage = replace(STAGE, items=lambda: sound)
+    run_items(workspace, stage, sound)
+    (pool,) = processes._KEPT.values()
+    first = list(pool._processes)
+    for process in first:
+        os.kill(process, signal.SIGKILL)
+    for scan in sound:
+        workspace.delete("runs", f"splits__{scan}")
+    time.sleep(0.5)  # until the pool knows
+    assert {outcome.outcome for outcome in run_items(workspace, stage, sound)} == {"ok"}
+    makers = set(workspace.read("splits")["fold"])
+    assert len(makers) <= 2, "side by side, not one new process for each"
+    assert not makers & set(first)

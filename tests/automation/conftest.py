@@ -27,7 +27,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
     study = load_studies(home)["disability"]
     cohort = study.cohort.model_copy(update={"bids": bids, "truth_regions": []})
     update = {"contrasts": study.contrasts[:1], "cohort": cohort, "automation": Automation(quiet_seconds=0)}
-    study = study.model_copy(update=update)
+    study = study.model_copy(update=update | dict.fromkeys(("inversion", "heat_map", "sanity")))
     with dg.DagsterInstance.ephemeral() as instance:
         found = Service(study, home, instance)
         chain: Callable[[Workspace], list] = lambda workspace: stand_in(workspace, 0.0, found.fault)  # noqa: E731

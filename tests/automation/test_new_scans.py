@@ -6,16 +6,22 @@ import os
 import random
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 from service import Service
 
+from relevance_assets.assets import automation
 from relevance_assets.assets.chunks import CHUNK, contiguous
+from relevance_assets.assets.runner import run_study
+from relevance_assets.assets.stages import Stage
+from relevance_assets.assets.workspace import Workspace
 from relevance_assets.cohort.watch import look
 from relevance_assets.component import study_definitions
 
 CHAIN = ["raw_scans", "prepared_volumes", "predictions", "relevance_maps", "quantile_masks"]
 MODELS = [("trained_models", fold) for fold in "012"]
+STATISTICS = ["scores", "correlations", "published_comparison"]
 SCANS = [f"sub-{number:05d}" for number in range(1, 13)]
 
 
@@ -32,8 +38,8 @@ def test_the_first_cohort_needs_no_trick(service: Service, registered: bool) -> 
     for scan in SCANS:
         assert service.stages_of(scan) == CHAIN
     assert [one for one in made if one[0] == "trained_models"] == MODELS
-    assert service.stages_of("all") == ["scores", "correlations"]
-    assert len(made) == len(SCANS) * len(CHAIN) + 3 + 2, "each once"
+    assert service.stages_of("all") == STATISTICS
+    assert len(made) == len(SCANS) * len(CHAIN) + 3 + len(STATISTICS), "each once"
     assert service.instance.get_dynamic_partitions("disability_scans") == SCANS
     assert not service.look()
 
@@ -166,7 +172,7 @@ def test_retraining_divides_everybody_anew(service: Service) -> None:
     made = service.settle()
     assert "new" not in sets(service).values()
     assert [one for one in made if one[0] == "trained_models"] == MODELS
-    assert {stage for stage, _ in made} == {"trained_models", *CHAIN[2:], "scores", "correlations"}
+    assert {stage for stage, _ in made} == {"trained_models", *CHAIN[2:], *STATISTICS}
 
 
 def test_statistics_come_at_night(service: Service) -> None:
@@ -176,7 +182,7 @@ def test_statistics_come_at_night(service: Service) -> None:
     job = study_definitions(service.study, service.home).resolve_job_def("disability_statistics")
     service.made.clear()
     assert job.execute_in_process(instance=service.instance).success
-    assert {stage for stage, _ in service.made} == {"scores", "correlations"}
+    assert {stage for stage, _ in service.made} == set(STATISTICS)
 
 
 def test_half_of_the_scans_at_random_take_few_runs() -> None:
@@ -187,3 +193,63 @@ def test_half_of_the_scans_at_random_take_few_runs() -> None:
     assert len(chunks) <= -(-690 // CHUNK) + 1
     assert set().union(*map(set, chunks)) >= todo
     assert max(len(todo & set(chunk)) for chunk in chunks) <= CHUNK
+
+
+def test_a_broken_participants_file_takes_nothing_away(service: Service) -> None:
+    """A typo in its header fails the stage; the scans that are there stay, and it is said what is wrong."""
+    service.settle()
+    people = service.bids / "participants.tsv"
+    whole = people.read_text()
+    people.write_text(whole.replace("participant_id", "participant", 1))
+    service.settle()
+    workspace = service.workspace
+    assert (workspace.record("participants", "all") or {})["outcome"] == "failed"
+    for table in ("scans", "raw_scans", "volumes", "relevance_maps", "splits"):
+        assert set(workspace.read(table)["scan"]) == set(SCANS), table
+    people.write_text(whole)
+    assert service.settle() == [], "nothing was lost, so nothing is made again"
+
+
+def test_a_truncated_participants_file_takes_nothing_away(service: Service) -> None:
+    """Half a cohort does not leave by itself; a person who asks gets what they ask for."""
+    service.settle()
+    people = service.bids / "participants.tsv"
+    lines = people.read_text().splitlines()
+    people.write_text("\n".join(lines[:4]) + "\n")
+    service.settle()
+    record = service.workspace.record("participants", "all") or {}
+    assert "9 of 12 scans would leave the study" in record["reason"]
+    assert set(service.workspace.read("relevance_maps")["scan"]) == set(SCANS)
+    assert set(service.instance.get_dynamic_partitions("disability_scans")) == set(SCANS)
+    run_study(service.workspace, service.instance)
+    assert service.workspace.known_scans().height == 3
+
+
+def test_a_table_of_people_that_is_being_written_is_waited_for(service: Service) -> None:
+    service.settle()
+    quiet = service.study.automation.model_copy(update={"quiet_seconds": 60})
+    service.study = service.study.model_copy(update={"automation": quiet})
+    (service.bids / "participants.tsv").touch()
+    assert service.look() == []
+    assert "still being written" in service.said
+    service.look(later_s=61)
+    assert "still being written" not in service.said
+
+
+def test_another_version_of_a_stage_is_noticed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade neither the folder nor the records have changed."""
+    service.settle()
+    chain = automation.study_stages
+
+    def upgraded(workspace: Workspace) -> list[Stage]:
+        return [replace(one, version="next") if one.name == "quantile_masks" else one for one in chain(workspace)]
+
+    monkeypatch.setattr(automation, "study_stages", upgraded)
+    assert {request.tags["dagster/asset_partition_range_start"] for request in service.look()} == {SCANS[0]}
+
+
+def test_what_somebody_deleted_is_noticed_within_the_hour(service: Service) -> None:
+    service.settle()
+    service.workspace.delete("predictions", SCANS[0])
+    assert service.look() == []
+    assert service.look(later_s=3601) != []

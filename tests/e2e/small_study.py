@@ -20,6 +20,13 @@ SMALL = {
     "statistics.permutations": 199,
     "statistics.bootstrap": 100,
     "masks.top_percents": [20, 100],
+    "masks.negative": True,
+    # Three of the study's eight methods: LRP from both starts, and one without an account.
+    "methods": {
+        "lrp_attention": {"start": "attention", "composite": "disability"},
+        "lrp_output": {"start": "output", "composite": "disability", "product": "all", "native": False},
+        "saliency_output": {"composite": "saliency", "combined": False, "native": False},
+    },
     "inversion.top_percents": [20, 100],
     "inversion.random_draws": 2,
     "sanity.scans": 2,

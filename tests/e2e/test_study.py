@@ -41,15 +41,60 @@ def materialised(home: Home, asset: str) -> set[str]:
 def test_every_stage_leaves_its_rows_and_files(finished: Home) -> None:
     scans = table(finished, "scans").filter(pl.col("status") == "ok")
     assert scans.height > 15
-    for name in ("raw_scans", "volumes", "splits", "relevance_maps", "quantile_masks", "mask_measures", "localisation"):
+    for name in (
+        *("raw_scans", "volumes", "splits", "relevance_maps", "quantile_masks", "mask_measures"),
+        *("localisation", "region_volumes", "inversions"),
+    ):
         assert set(table(finished, name)["scan"]) == set(scans["scan"]), name
     assert table(finished, "models").height == 3
     assert table(finished, "predictions").height == 3 * scans.height
     assert set(table(finished, "scores")["metric"]) >= {"auc", "accuracy", "sensitivity", "specificity"}
-    assert table(finished, "correlations").height == 2 * 2 * 2 * 2 * 3  # methods, who, masks, maps, contrasts
+    families = (2 * 2 + 1) * 2 * 2 * 3  # scenarios, masks, signs, images
+    assert table(finished, "correlations").height == families * 2 * 2  # all or first scans, adjusted or not
     for row in table(finished, "relevance_maps").filter(pl.col("path").is_not_null()).iter_rows(named=True):
         assert (finished.root / row["path"]).exists()
-        assert (finished.root / row["native_path"]).exists()
+        assert (row["native_path"] is not None) == (row["method"] == "lrp_attention")
+        assert row["native_path"] is None or (finished.root / row["native_path"]).exists()
+
+
+def test_the_evidence_is_there(finished: Home) -> None:
+    """Every table of the evidence has rows, and they say what they must whatever the network has learnt."""
+    test = table(finished, "splits").filter(pl.col("set") == "test")["scan"]
+    agreement = table(finished, "fold_agreement")
+    assert set(agreement["scan"]) == set(test), "only test scans are explained by several models"
+    assert agreement.group_by("method", "scan", "contrast").len()["len"].unique().to_list() == [3]
+
+    inversions = table(finished, "inversions")
+    none = inversions.filter(pl.col("top_percent") == 0)
+    assert none.group_by("fold", "scan").agg(pl.col("output").n_unique())["output"].max() == 1
+    said = table(finished, "predictions").select("fold", "scan", said="output")
+    joined = none.join(said, on=["fold", "scan"])
+    assert np.allclose(joined["output"], joined["said"], atol=1e-5), "nothing inverted: what the model says anyway"
+    matched = inversions.filter((pl.col("control") == "matched") & (pl.col("map") == "combined"))
+    assert matched.group_by("fold", "scan", "top_percent").agg(pl.col("pairs").n_unique())["pairs"].max() == 1
+
+    curves = table(finished, "inversion_curves")
+    assert set(curves["control"]) == {"own", "matched", "random", "planted", "random_planted"}
+    assert set(curves["fold"]) == {"0", "1", "2", "mean"}
+    areas = table(finished, "inversion_areas")
+    assert areas.filter((pl.col("control") == "own") & (pl.col("against") == "nothing")).height == 5
+    assert table(finished, "scenarios")["passes"].min() >= 1
+
+    sanity = table(finished, "sanity")
+    assert set(sanity["method"]) == {"lrp_attention"}
+    assert sanity.height == 9
+    regions = table(finished, "region_frequencies")
+    assert set(regions["group"]) == {"mild", "severe", "severe - mild"}
+    found = regions.pivot("group", index="region", values="mean")
+    assert np.allclose(found["severe - mild"], found["severe"] - found["mild"], atol=1e-6)
+    assert set(table(finished, "localisation_summary")["region"]) == {"disability", "decoy", "lesion"}
+    published = table(finished, "published_comparison")
+    assert published.height == 32
+    assert not published["comparable"].any(), "synthetic people are not the publication's"
+    weights = table(finished, "attention_summary")
+    assert np.allclose(weights.drop_nulls("value").group_by("set", "fold").agg(pl.col("value").sum())["value"], 1)
+    figures = finished.derivatives("disability") / "figures"
+    assert {path.name for path in figures.glob("*.png")} == {"heatMap.png", "inversionCurves.png", "scanOverlays.png"}
 
 
 def test_maps_come_from_models_that_never_saw_the_scan(finished: Home) -> None:
@@ -62,7 +107,9 @@ def test_maps_come_from_models_that_never_saw_the_scan(finished: Home) -> None:
 
 def test_attention_start_is_conserved_and_sums_to_one(finished: Home) -> None:
     maps = table(finished, "relevance_maps").filter(
-        (pl.col("method") == "lrp") & ~pl.col("contrast").is_in(["combined", "all"]) & (pl.col("fold") != "ensemble")
+        (pl.col("method") == "lrp_attention")
+        & ~pl.col("contrast").is_in(["combined", "all"])
+        & (pl.col("fold") != "ensemble")
     )
     assert maps["unexplained"].abs().max() < 1e-8
     sums = maps.group_by("scan", "fold").agg(pl.col("start").sum())

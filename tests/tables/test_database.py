@@ -51,7 +51,8 @@ def count(home: Path) -> int:
 # ------------------------------------------------------------------------------------------------- contents
 def test_the_database_holds_what_the_store_holds(filled: Store, database: Path) -> None:
     for name, table in TABLES.items():
-        stored = run_query(database, f"SELECT * FROM {name} ORDER BY {', '.join(table.key)}")
+        keys = ", ".join(f'"{name}"' for name in table.key)  # some are words of SQL
+        stored = run_query(database, f"SELECT * FROM {name} ORDER BY {keys}")
         assert stored.schema == pl.Schema(table.schema)
         assert stored.height > 0
         assert stored.equals(filled.read(name)), name
@@ -269,7 +270,10 @@ def split(*rows: tuple[str, str, str, int | None]) -> pl.DataFrame:
 SPLIT = split(("sub-1", "sub-1", "train", 0), ("sub-2", "sub-2", "test", None))
 MAP = pl.DataFrame([{"method": "lrp", "fold": "1", "scan": "sub-1", "contrast": "T1w", "path": "x", "total": 1}])
 MASK = pl.DataFrame(
-    [{"method": "l", "scan": "sub-1", "contrast": "T1w", "top_percent": 10, "voxels": 1, "volume_mm3": 1}]
+    [
+        {"method": "l", "scan": "sub-1", "contrast": "T1w", "sign": "positive"}
+        | {"top_percent": 10, "voxels": 1, "volume_mm3": 1}
+    ]
 )
 
 

@@ -69,11 +69,98 @@ def test_attention_by_contrast(database: Path) -> None:
 def test_relevance_in_planted_region(database: Path) -> None:
     rows = of(
         answer(database, "relevance_in_planted_region"), "disability", "region", "scans_above_chance",
-        "scans", "times_chance",
+        "scans", "mean_share", "mean_chance", "mean_even", "times_chance", "ci_low", "ci_high",
     )  # fmt: skip
-    mean_number = (1 + 1 + sum(range(2, 13))) / 13
-    assert [row[:3] for row in rows] == [("planted", 13, 13), ("decoy", 0, 13)]
-    assert [row[3] for row in rows] == pytest.approx([(0.1 + 0.01 * mean_number) / 0.05, 0.8])
+    planted = 0.1 + 0.01 * (1 + 1 + sum(range(2, 13))) / 13
+    # the one lesion that there is could not be shifted: no chance, and no summary
+    assert [row[:3] for row in rows] == [("planted", 13, 13), ("decoy", 0, 13), ("lesion", 0, 1)]
+    assert rows[0][3:] == pytest.approx((planted, 0.05, 0.02, planted / 0.05, 0.1, 0.12))
+    assert rows[1][3:] == pytest.approx((0.04, 0.05, 0.02, 0.8, -0.02, 0.0))
+    assert rows[2][3:] == (0.03, None, 0.02, None, None, None)
+
+
+def test_most_information_per_voxel(database: Path) -> None:
+    frame = answer(database, "most_information_per_voxel")
+    assert frame.select("scenario", "method", "map", "auc_0", "area", "p", "own_area").rows() == [
+        (3, "lrp", "combined", 0.8, 0.6, None, 0.6),
+        (1, "lrp", "individual", 0.8, 0.65, 0.2, 0.5),  # its own masks do better: they are twice as large
+        (9, "saliency", "individual", 0.8, 0.75, 0.01, 0.75),
+        (None, "random", "combined", 0.8, 0.78, 0.01, None),
+    ]
+    assert frame["percent"].to_list() == pytest.approx([13.0] * 4)
+    assert frame["own_percent"][:3].to_list() == pytest.approx([13.0, 26.0, 13.0])
+    assert frame["drop_per_percent"].to_list() == pytest.approx([drop / 13 for drop in (0.2, 0.15, 0.05, 0.02)])
+    assert frame["better_by"].to_list()[1:] == pytest.approx([-0.05, -0.15, -0.18])
+    assert frame["better_by"][0] is None
+
+
+def test_more_than_lesion_volume(database: Path) -> None:
+    frame = answer(database, "more_than_lesion_volume")
+    assert set(frame["analysis"]) == {"lrp, all scans"}
+    assert set(frame["adjusted_for"]) == {"age, sex, lesion"}
+    columns = ("mask", "image", "rho", "p_corrected", "partial_rho", "partial_p_corrected", "n", "remains")
+    assert of(frame, "disability", *columns) == [
+        ("combined top 10 %", "NDI", -0.7, 0.005, -0.65, 0.02, 13, True),
+        ("combined top 10 %", "qT1", 0.6, 0.01, 0.1, 0.8, 13, False),
+        ("combined top 20 %", "qT1", 0.55, 0.04, None, None, 13, None),
+    ]
+
+
+def test_regions_mild_and_severe(database: Path) -> None:
+    columns = ("region", "mild", "severe", "difference", "peak_difference", "x_mm", "p_corrected", "significant")
+    assert of(answer(database, "regions_mild_and_severe"), "disability", *columns) == [
+        ("thalamus_left", 0.1, 0.5, 0.4, 0.75, -10.0, 0.01, True),
+        ("cerebellum_left", 0.3, 0.2, -0.1, -0.5, -10.0, 0.6, False),
+        ("pallidum_left", None, None, None, None, None, None, None),
+    ]
+
+
+def test_disagreement_between_folds(database: Path) -> None:
+    frame = answer(database, "disagreement_between_folds")
+    assert of(frame, "disability", "scan", "participant_id", "edss", "set", "correct", "worst_method") == [
+        ("sub-12_ses-1", "sub-12", 5.0, "test", False, "saliency"),
+        ("sub-10_ses-1", "sub-10", 7.0, "test", True, "saliency"),
+        ("sub-11_ses-1", "sub-11", 2.0, "test", True, "saliency"),
+    ]
+    assert frame["spearman"].to_list() == pytest.approx([0.1, 0.45, 0.8])
+    assert frame["worst"].to_list() == pytest.approx([0.0, 0.3, 0.7])
+    assert frame["dice"].to_list() == pytest.approx([0.4] * 3)
+    assert frame["dice_shifted"].to_list() == pytest.approx([0.25] * 3)
+
+
+def test_explanations_to_doubt(database: Path) -> None:
+    columns = ("method", "test", "verdict", "value", "threshold", "note", "failed", "tests")
+    assert of(answer(database, "explanations_to_doubt"), "disability", *columns) == [
+        ("lrp", "confounder", "failed", 4.0, 10.0, "relevance per voxel in the artefact", 2, 3),
+        ("lrp", "permuted_localisation", "could not be tested", None, 0.0, "no region of the truth", 2, 3),
+        ("saliency", "randomisation_all", "failed", 0.9, 0.5, "Spearman with everything re-drawn", 1, 2),
+    ]
+
+
+def test_published_and_ours(database: Path) -> None:
+    frame = answer(database, "published_and_ours")
+    assert of(frame, "disability", "measure", "published", "ours", "verdict", "comparable", "note") == [
+        ("AUC (test set)", 0.885, 0.8, "differs", True, "Table II"),
+        ("rho of NDI (Table III)", -0.44, -0.7, "contradicts itself", True, "contradicted by Table IV"),
+        ("accuracy (test set)", 0.854, 0.8541, "rounds to", True, "Table II"),
+        ("rho of QSM", 0.2, None, "not measured", True, "Table III"),
+        ("attention weight of qT1", 0.467, 0.5, "differs", False, "Table II; ours: synthetic people"),
+    ]
+    assert frame["difference"].drop_nulls().to_list() == pytest.approx([-0.085, -0.26, 0.0001, 0.033])
+
+
+def test_later_scans(database: Path) -> None:
+    columns = ("scan", "participant_id", "age", "edss", "target", "output", "lowest", "highest", "models")
+    frame = answer(database, "later_scans")
+    assert of(frame, "disability", *columns) == [
+        ("sub-14_ses-1", "sub-14", 50.0, 6.0, 1.0, 2.0, 1.0, 3.0, 3),
+        ("sub-15_ses-1", "sub-15", 60.0, None, None, None, None, None, 0),
+    ]
+    probability = 1 / (1 + math.exp(-2))
+    assert frame["probability"][0] == pytest.approx(probability)
+    assert frame["sureness"][0] == pytest.approx(2 * probability - 1)
+    assert frame["sureness"][1] is None
+    assert frame.height == 2
 
 
 def test_strongest_correlations(database: Path) -> None:
@@ -116,7 +203,7 @@ def test_repeat_visits(database: Path) -> None:
     assert of(frame, "disability", "participant_id", "scan_a", "scan_b", "years_between", "difference") == [
         ("sub-01", "sub-01_ses-1", "sub-01_ses-2", 2.0, 0.5)
     ]
-    logit = [-2, -1.5, 2, -3, 1, 3, 2.5, -1, 1.5, -2, 2, -1, -0.5]
+    logit = [-2, -1.5, 2, -3, 1, 3, 2.5, -1, 1.5, -2, 2, -1, -0.5, 2]  # the last: sub-14, who came later
     apart = sorted(abs(a - b) for i, a in enumerate(logit) for b in logit[i + 1 :])
     apart.remove(0.5)  # the one pair of visits: not strangers
     middle = (apart[(len(apart) - 1) // 2] + apart[len(apart) // 2]) / 2
@@ -151,6 +238,7 @@ def test_balance_of_sets(database: Path) -> None:
         ("train", 1, 4, 3, 2.25),
         ("train", 2, 3, 3, 5.5),
         ("test", None, 3, 3, 5.0),
+        ("new", None, 2, 2, 6.0),
     ]
 
 
@@ -174,10 +262,10 @@ def test_confident_mistakes(database: Path) -> None:
 
 def test_scan_overview_shows_every_scan_once(database: Path) -> None:
     frame = run_query(database, "FROM scan_overview WHERE study = 'disability' ORDER BY scan")
-    assert frame.height == 14
+    assert frame.height == 16
     assert frame["scan"].is_unique().all()
-    last = frame.row(-1, named=True)
-    assert (last["status"], last["set"], last["output"]) == ("failed", None, None)
+    failed = frame.row(13, named=True)
+    assert (failed["scan"], failed["status"], failed["set"], failed["output"]) == ("sub-13", "failed", None, None)
     assert frame.row(2, named=True)["brain_volume_ml"] == 1202.0
 
 
@@ -203,7 +291,7 @@ def test_a_query_is_text_or_a_file(database: Path, tmp_path: Path) -> None:
     file = tmp_path / "q.sql"
     file.write_text("-- How many?\nSELECT count(*) AS n FROM scans;\n")
     for query in (file, str(file), "SELECT count(*) AS n FROM scans", "SELECT count(*) AS n FROM scans;"):
-        assert run_query(database, query).to_dict(as_series=False) == {"n": [28]}
+        assert run_query(database, query).to_dict(as_series=False) == {"n": [30]}
     assert "scans" in run_query(database, "SHOW TABLES")["name"].to_list()
     assert run_query(database, "DESCRIBE scans").height == len(TABLES["scans"].columns)
     assert run_query(database, "EXPLAIN SELECT 1").height == 1

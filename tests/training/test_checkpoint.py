@@ -14,6 +14,7 @@ from relevance_assets.training.checkpoint import (
     describe,
     load,
     save,
+    transfer,
     write_tensors,
 )
 
@@ -96,3 +97,21 @@ def test_weights_that_do_not_fit_are_named(model: Path, change: dict[str, object
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"absent\.pt: no such model"):
         load(tmp_path / "absent.pt")
+
+
+def test_weights_are_taken_where_they_fit(model: Path) -> None:
+    """From two contrasts to three: the first convolution is another, the rest is the same."""
+    torch.manual_seed(1)
+    network = replace(DESCRIPTION, contrasts=3).build()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    taken = transfer(model, network)
+    trained, after = load(model).state_dict(), network.state_dict()
+    other = "features.conv1.weight"
+    assert torch.equal(after[other], before[other])
+    assert all(torch.equal(after[name], trained[name]) for name in after if name != other)
+    assert taken == sum(each.numel() for each in network.parameters()) - before[other].numel()
+
+
+def test_weights_of_another_network_are_refused(model: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing in it fits a Linear; take the same network and grid"):
+        transfer(model, torch.nn.Linear(2, 3))

@@ -51,7 +51,7 @@ def test_two_processes_learn_what_one_learns(make_samples: MakeSamples, tmp_path
     said = [predict(fitted.checkpoint, samples[1]).outputs for fitted in (alone, together)]
     np.testing.assert_allclose(said[1], said[0], rtol=1e-4)
     assert not np.array_equal(said[0], np.full(5, said[0][0]))
-    assert all(epochs == 3 for _, epochs in seen)
+    assert seen[-1] == (3, 3), "epochs that other processes finish are told here"
     assert [path.name for path in (tmp_path / "two").iterdir()] == ["model.pt"]
 
 

@@ -380,3 +380,15 @@ def test_the_best_epoch_is_kept_not_the_last(
     assert fitted.best_epoch == 1
     one = fit_module.fit(MODEL, TRAINING, AGE, *sets, tmp_path / "b", fold=1)
     assert one.sha256 == fitted.sha256
+
+
+def test_training_may_begin_with_another_models_weights(make_samples: MakeSamples, tmp_path: Path) -> None:
+    """One epoch at a rate of nearly nothing leaves the weights that it began with."""
+    sets = make_samples(8), make_samples(4, first=8)
+    before = run(tmp_path / "before", *sets, TRAINING.model_copy(update={"epochs": 2}))
+    still = TRAINING.model_copy(update={"epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.0})
+    after = run(tmp_path / "after", *sets, still, start=before.checkpoint)
+    said = [predict(fitted.checkpoint, sets[1]).outputs for fitted in (before, after)]
+    np.testing.assert_allclose(said[1], said[0], rtol=1e-5)
+    anew = run(tmp_path / "anew", *sets, still)
+    assert not np.allclose(predict(anew.checkpoint, sets[1]).outputs, said[0], rtol=1e-3)
