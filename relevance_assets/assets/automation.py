@@ -211,8 +211,7 @@ def _unstopped(snapshot: Snapshot, stages: list[Stage], due: list[Due]) -> tuple
 
 def _recorded_at(workspace: Workspace) -> int:
     """Changes whenever a record is written or taken away: each is a rename in this folder."""
-    folder = workspace.home.tables / "runs" / workspace.study.name
-    return folder.stat().st_mtime_ns if folder.exists() else 0
+    return workspace.store.changed("runs", workspace.study.name)
 
 
 def _requests(

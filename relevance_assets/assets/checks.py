@@ -9,6 +9,7 @@ Belongs here: stating and reporting. Does not belong here: errors of single scan
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from relevance_assets.assets.chunks import asset_key
 from relevance_assets.assets.relevance import CONSERVED, accounts_of, unexplained, worst_layers
 from relevance_assets.assets.stages import ALL, Stage
 from relevance_assets.assets.workspace import Workspace
+from relevance_assets.cohort.watch import YOUNG_NS
 from relevance_assets.tables.partitions import Batch
 from relevance_assets.tables.schema import TABLES
 
@@ -105,17 +107,20 @@ def _check(workspace: Workspace, stage: Stage, name: str, description: str, chec
 
 # ------------------------------------------------------------------------------------------------- part by part
 Found = TypeVar("Found")
-_FOUND: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+_FOUND: dict[tuple[str, str, str, str], tuple[int, dict[str, Any]]] = {}
 
 
 def over(workspace: Workspace, table: str, name: str, look: Callable[[Batch], Found]) -> list[Found]:
     """What `look` finds in each part of a table; parts that this process has looked at are not read again."""
     place = (str(workspace.home.root), workspace.study.name, table, name)
-    before = _FOUND.get(place, {})
-    with workspace.store.gather_now(table, workspace.study.name) as gathered:
-        now = {part: before[part] if part in before else look(load()) for part, load in gathered.parts()}
-    _FOUND[place] = now
-    return list(now.values())
+    changed = workspace.store.changed(table, workspace.study.name)  # before the rows are read
+    known, found = _FOUND.get(place, (-1, {}))
+    if known != changed:
+        with workspace.store.gather_now(table, workspace.study.name) as gathered:
+            found = {part: found[part] if part in found else look(load()) for part, load in gathered.parts()}
+        settled = time.time_ns() - changed > YOUNG_NS
+        _FOUND[place] = (changed if settled else -1, found)
+    return list(found.values())
 
 
 def stacked(workspace: Workspace, table: str, name: str, look: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:

@@ -103,6 +103,7 @@ def _participants(workspace: Workspace) -> Stage:
 # --------------------------------------------------------------------------------------------------- raw scans
 def _raw_scans(workspace: Workspace) -> Stage:
     study = workspace.study
+    contrasts = [contrast.model_dump(mode="json", exclude={"scale"}) for contrast in study.contrasts]
 
     def files(scan: str) -> ScanFiles:
         from relevance_assets.cohort.bids import find_scan
@@ -111,7 +112,7 @@ def _raw_scans(workspace: Workspace) -> Stage:
 
     def inputs(scan: str) -> Any:
         upstream(workspace, "participants", ALL)
-        return [workspace.signature(scan), [c.model_dump(mode="json", exclude={"scale"}) for c in study.contrasts]]
+        return [workspace.signature(scan), contrasts]
 
     def make(scan: str) -> Done:
         from relevance_assets.cohort.check import check_image

@@ -49,13 +49,14 @@ def _inversions(workspace: Workspace) -> Stage:
     settings = study.inversion
     assert settings is not None
     planted = PLANTED in study.cohort.truth_regions
+    asked = settings.model_dump(mode="json")
 
     def inputs(scan: str) -> Any:
         return [
             upstream(workspace, "relevance_maps", scan),
             {fold: model_hash(workspace, fold) for fold in models_for(workspace, scan)},
             sha256(workspace.truth_path(scan, PLANTED)) if planted else None,
-            settings.model_dump(mode="json"),
+            asked,
         ]
 
     @contextmanager

@@ -63,6 +63,7 @@ def read_maps(workspace: Workspace, scan: str, method: str) -> dict[str, np.ndar
 # -------------------------------------------------------------------------------------------------- relevance maps
 def _relevance_maps(workspace: Workspace) -> Stage:
     study = workspace.study
+    methods = {name: method.decisive() for name, method in study.methods.items()}
 
     def inputs(scan: str) -> Any:
         columns = sorted({covariate.column for covariate in study.cohort.covariates})
@@ -70,7 +71,7 @@ def _relevance_maps(workspace: Workspace) -> Stage:
             upstream(workspace, "prepared_volumes", scan),
             {fold: model_hash(workspace, fold) for fold in models_for(workspace, scan)},
             person(workspace, scan, columns) if columns else None,
-            {name: method.decisive() for name, method in study.methods.items()},
+            methods,
         ]
 
     @contextmanager
@@ -147,8 +148,9 @@ def _relevance_maps(workspace: Workspace) -> Stage:
                 _write_sidecars(workspace, scan, method, name, folds)
                 hashes.append(sha256(path))
                 next(r for r in rows if (r["method"], r["fold"], r["contrast"]) == (method, kept, name)).update(place)
-                pairs = pair_agreement(of_folds[name], inside) if len(folds) > 1 else None
-                if pairs is not None:
+                # of a method with a combined map, that one stands for all: shifted overlaps cost more than maps
+                if len(folds) > 1 and (name == COMBINED or not study.has_combined(method)):
+                    pairs = pair_agreement(of_folds[name], inside)
                     key = {"method": method, "scan": scan, "contrast": name}
                     agreements.append(pairs.with_columns(pl.lit(value).alias(name) for name, value in key.items()))
             shown = shown or final
@@ -294,8 +296,10 @@ def _masked_maps(workspace: Workspace) -> list[tuple[str, str, str]]:
 def _quantile_masks(workspace: Workspace) -> Stage:
     study = workspace.study
 
+    masks_asked = study.masks.model_dump(mode="json")
+
     def inputs(scan: str) -> Any:
-        return [upstream(workspace, "relevance_maps", scan), study.masks.model_dump(mode="json")]
+        return [upstream(workspace, "relevance_maps", scan), masks_asked]
 
     def make(scan: str) -> Done:
         import numpy as np

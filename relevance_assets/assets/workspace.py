@@ -207,11 +207,17 @@ class Snapshot(Workspace):
     """A study as it was at one moment: records and raw files are looked at once, for plans over all scans."""
 
     @cached_property
-    def _records(self) -> dict[str, dict[str, dict[str, Any]]]:
-        records: dict[str, dict[str, dict[str, Any]]] = {}
-        for row in self.read("runs").iter_rows(named=True):
-            records.setdefault(row["asset"], {})[row["item"]] = row
-        return records
+    def _columns(self) -> dict[str, list[Any]]:
+        """Table `runs`, as lists: a dict for each of its rows takes longer and weighs more."""
+        return self.read("runs").to_dict(as_series=False)
+
+    @cached_property
+    def _records(self) -> dict[str, dict[str, int]]:
+        """Where in it the record of an asset's item is."""
+        places: dict[str, dict[str, int]] = {}
+        for place, (asset, item) in enumerate(zip(self._columns["asset"], self._columns["item"], strict=True)):
+            places.setdefault(asset, {})[item] = place
+        return places
 
     @cached_property
     def _folder(self) -> Folder:
@@ -227,14 +233,16 @@ class Snapshot(Workspace):
         return partition in self._partitions[table]
 
     def record(self, asset: str, item: str) -> dict[str, Any] | None:
-        return self._records.get(asset, {}).get(item)
+        place = self._records.get(asset, {}).get(item)
+        return None if place is None else {name: values[place] for name, values in self._columns.items()}
 
     def recorded_by_asset(self) -> dict[str, set[str]]:
         return {asset: set(items) for asset, items in self._records.items()}
 
     def results(self, asset: str) -> dict[str, str]:
-        found = self._records.get(asset, {})
-        return {item: row["result"] for item, row in sorted(found.items()) if row["outcome"] == "ok"}
+        outcomes, results = self._columns["outcome"], self._columns["result"]
+        found = sorted(self._records.get(asset, {}).items())
+        return {item: results[place] for item, place in found if outcomes[place] == "ok"}
 
     def folder(self) -> Folder:
         return self._folder

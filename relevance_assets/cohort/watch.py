@@ -17,7 +17,7 @@ from typing import NamedTuple
 from relevance_assets.files import fingerprint
 from relevance_assets.home import SCAN_PATTERN, split_scan
 
-__all__ = ["Folder", "Seen", "look", "look_at"]
+__all__ = ["YOUNG_NS", "Folder", "Seen", "look", "look_at"]
 
 
 @dataclass(frozen=True)

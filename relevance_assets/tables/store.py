@@ -96,6 +96,11 @@ class Store:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino
 
+    def changed(self, table: str, study: str) -> int:
+        """When a partition was last written or removed: each is a rename in this folder. In ns; 0 where there is none."""
+        folder, _ = self._folders(table, study)
+        return folder.stat().st_mtime_ns if folder.exists() else 0
+
     def partitions(self, table: str, study: str) -> list[str]:
         """Names of a study's partitions, sorted."""
         folder, _ = self._folders(table, study)

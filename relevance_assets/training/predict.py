@@ -50,7 +50,7 @@ class Predictor:
     model
         A `model.pt`, or a network, which is left as it is. It runs on a GPU where there is one.
     folded
-        Fold batch norms into convolutions where they follow one: twice as fast on a CPU, equal but for rounding.
+        Fold batch norms into convolutions where they follow one: fewer passes over memory, equal but for rounding.
 
     Raises
     ------
