@@ -306,9 +306,6 @@ class Study(Settings):
     model: Model
     training: Training = Training()
     methods: dict[Name, Method] = Field(min_length=1)
-    explain_at_most: int | None = Field(
-        default=None, ge=1, description="explain test scans and later ones, and of the others so many as make this up"
-    )
     masks: Masks = Masks()
     inversion: Inversion | None = None
     heat_map: HeatMap | None = None

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CONSERVED",
     "accounts_of",
-    "explained_scans",
     "geometry_of",
     "read_maps",
     "relevance_stages",
@@ -185,7 +184,7 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         "the native grid, by models that never saw the scan; table relevance_maps accounts for every map's sum, "
         "relevance_ledger for every operation of the network.",
         tables=("relevance_maps", "relevance_ledger", "fold_agreement"),
-        items=lambda: explained_scans(workspace),
+        items=lambda: sorted(workspace.sides),
         inputs=inputs,
         work=work,
         outputs=outputs,
@@ -196,18 +195,6 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         group="relevance",
         pool="gpu",
     )
-
-
-def explained_scans(workspace: Workspace) -> list[str]:
-    """Scans that get maps: all, or test scans, later ones, and evenly many of every fold's."""
-    sides, most = workspace.sides, workspace.study.explain_at_most
-    if most is None or most >= len(sides):
-        return sorted(sides)
-    chosen = [scan for scan, (side, _) in sides.items() if side != "train"]
-    rest = sorted((fold or 0, scan) for scan, (side, fold) in sides.items() if side == "train")
-    count = max(0, most - len(chosen))
-    chosen += [rest[number * len(rest) // count][1] for number in range(count)]
-    return sorted(chosen)
 
 
 EXPLANATION = ["method", "fold", "scan"]

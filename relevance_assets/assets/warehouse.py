@@ -23,7 +23,7 @@ __all__ = ["SyntheticCohort", "database_asset", "database_is_current", "database
 class SyntheticCohort(Settings):
     """What `synthesise` is asked for."""
 
-    scans: int = Field(default=200, ge=1)
+    scans: int = Field(default=140, ge=1)
     voxel_size_mm: float = Field(default=6.0, gt=0)
     seed: int = Field(default=0, ge=0)
     effect: float = Field(default=1.0, ge=0)
