@@ -97,7 +97,7 @@ class Store:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
     def changed(self, table: str, study: str) -> int:
-        """When a partition was last written or removed: each is a rename in this folder. In ns; 0 where there is none."""
+        """When a partition was last written or removed, in ns; 0 where there is none."""
         folder, _ = self._folders(table, study)
         return folder.stat().st_mtime_ns if folder.exists() else 0
 
