@@ -114,7 +114,7 @@ def test_the_output_layer_is_trained_in_the_targets_scale() -> None:
     torch.nn.init.constant_(raw[2].bias, mean)
     torch.nn.init.zeros_(plain[2].bias)
     training = Training(learning_rate=1e-2, weight_decay=0.5)
-    module = Fold(raw, training, "regression", 0, *samples, Volumes(0), sd, Progress(""), lambda: None)
+    module = Fold(raw, training, "regression", 0, *samples, Volumes(0), sd, Progress(""), Path("resume.pt"), None)
     optimizer = module.configure_optimizers()
     for group in optimizer.param_groups:
         group["lr"] = training.learning_rate * group["scale"]  # type: ignore[operator]
