@@ -1,5 +1,7 @@
 # Every target makes .venv when it is missing. PYTHON may name any Python >= 3.11.
 PYTHON ?= python3
+# Processes that `make test` uses, each with one thread. Every one takes up to 2 GB.
+TEST_WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 export RELEVANCE_HOME ?= $(CURDIR)/.relevance
@@ -23,7 +25,7 @@ demo: install  ## synthetic cohort -> models -> relevance maps -> results.duckdb
 	@$(BIN)/relevance-assets demo
 
 test: install  ## the whole test suite, with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 # What only some of the tests need, by the name of its extra.
 $(VENV)/.%: $(VENV)/.installed
@@ -43,7 +45,7 @@ test-postgres: $(VENV)/.dask $(VENV)/.postgres  ## a study whose instance is a r
 test-browser: $(VENV)/.browser  ## the web UI, seen through headless Chromium (Debian: chromium)
 	@RELEVANCE_TEST_BROWSER=1 $(BIN)/python -m pytest tests/browser -rs
 
-test-kills: install  ## the service killed ten times at random; half an hour
+test-kills: install  ## the service and its parts killed ten times; a quarter of an hour
 	@RELEVANCE_KILLS=10 $(BIN)/python -m pytest tests/kills -s -rs
 
 lint: install  ## ruff (lint, format) and mypy

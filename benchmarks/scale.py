@@ -120,7 +120,10 @@ def measure(root: Path, scans: int) -> dict[str, float]:
             for request in requests:
                 job = component.study_definitions(workspace.study, home).resolve_job_def(request.job_name)
                 assert job.execute_in_process(
-                    instance=instance, asset_selection=request.asset_selection, tags=dict(request.tags)
+                    instance=instance,
+                    asset_selection=request.asset_selection,
+                    tags=dict(request.tags),
+                    run_config=runner.QUIET,
                 ).success
                 runs += 1
         figures["sensor, one new scan, s"] = max(looks)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ _SCHEMA = {
 }
 
 
-def published_numbers(study: str) -> list[dict[str, Any]]:
+@cache  # asked for whenever a study's stages are listed
+def published_numbers(study: str) -> tuple[dict[str, Any], ...]:
     """The published numbers of a study, from its list in this package; none if there is no such list.
 
     Each entry has measure (unique), published, decimals (that it was rounded to), source (table or section), ours
@@ -48,7 +50,7 @@ def published_numbers(study: str) -> list[dict[str, Any]]:
 
     path = _LISTS / f"{study}.yaml"
     if not path.exists():
-        return []
+        return ()
     found: dict[str, dict[str, Any]] = {}
     for number, entry in enumerate(yaml.safe_load(path.read_text(encoding="utf-8"))["numbers"], 1):
         wrong = (_REQUIRED - set(entry)) | (set(entry) - _REQUIRED - _OPTIONAL)
@@ -57,7 +59,7 @@ def published_numbers(study: str) -> list[dict[str, Any]]:
         if entry["measure"] in found:
             raise ValueError(f"{path.name}: {entry['measure']!r} is there twice; name each number differently")
         found[entry["measure"]] = {"study": study} | entry
-    return list(found.values())
+    return tuple(found.values())
 
 
 def compare(

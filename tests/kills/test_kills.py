@@ -1,10 +1,11 @@
-"""The service is killed again and again, in every part, and ends where an undisturbed run ends. Takes half an hour.
+"""The service is killed again and again, in every part, and ends where an undisturbed run ends: a quarter of an hour.
 
 RELEVANCE_KILLS=10 python -m pytest tests/kills
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -33,7 +35,10 @@ from small_study import ROOT, run, settle
 
 KILLS = int(os.environ.get("RELEVANCE_KILLS", "0"))
 PATIENCE_S = 2400
-pytestmark = pytest.mark.skipif(not KILLS, reason="RELEVANCE_KILLS says how often to kill; ten take half an hour")
+# Whom a kill meets, in turns. Publishers come last: they work when all else rests.
+PARTS = ("run", "worker", "daemon", "everything")
+PUBLISHERS = 2
+pytestmark = pytest.mark.skipif(not KILLS, reason="RELEVANCE_KILLS: how often; ten take a quarter of an hour")
 
 
 class ServiceProcess:
@@ -52,31 +57,50 @@ class ServiceProcess:
             words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
 
-    def parts(self) -> dict[int, str]:
-        """Every process of the service with its command line."""
-        found = {}
+    def parts(self) -> dict[str, set[int]]:
+        """The service's processes, by what they are: a run is spawned by the code server, a worker by a run."""
+        commands, parents = {}, {}
         for folder in Path("/proc").glob("[0-9]*"):
+            pid = int(folder.name)
             try:
-                if os.getsid(int(folder.name)) == self.process.pid:
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if os.getsid(pid) == self.process.pid:
+                    commands[pid] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             except (OSError, ValueError):
                 continue
-        return found
+        spawned = {pid for pid, command in commands.items() if "spawn_main" in command}
+        return {
+            "run": {pid for pid in spawned if parents[pid] not in spawned},
+            "worker": {pid for pid in spawned if parents[pid] in spawned},
+            "daemon": {pid for pid, command in commands.items() if "daemon" in command},
+            "publisher": {pid for pid in commands if any(self.home.root.glob(f"results.duckdb.tmp-*-{pid}-*"))},
+            "everything": set(commands),
+        }
 
-    def kill(self, what: str) -> bool:
-        """SIGKILL to a part; False where there is none just now. Runs are spawned by the code server."""
-        chosen = [pid for pid, command in self.parts().items() if what == "everything" or what in command]
-        for pid in chosen:
-            try:
+    def kill(self, what: str, after_s: float = 0.0) -> bool:
+        """SIGKILL to a part, some time after it is seen; False where it has ended by then."""
+        end = time.monotonic() + PATIENCE_S
+        while not self.parts()[what]:
+            assert time.monotonic() < end, f"no {what} was seen"
+            self.ensure()
+            time.sleep(0.02)
+        time.sleep(after_s)
+        return self._kill(self.parts()[what])
+
+    @staticmethod
+    def _kill(pids: set[int]) -> bool:
+        for pid in pids:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        return bool(chosen)
+        return bool(pids)
+
+    def end(self) -> None:
+        self._kill(self.parts()["everything"])
 
     def ensure(self) -> None:
         """Start it again when it has ended, as a service manager would: it ends when its daemon or server does."""
         if self.process.poll() is not None:
-            self.kill("everything")
+            self.end()
             self.start()
 
 
@@ -88,23 +112,29 @@ def test_killed_at_random_moments_it_ends_with_the_same_tables(tmp_path: Path) -
     home = settle(tmp_path / "killed", cohort)
     remember(home, "disability", {"automation.quiet_seconds": 0})
     chance = random.Random(int(os.environ.get("RELEVANCE_KILLS_SEED", "0")))
+    publishers = min(PUBLISHERS, KILLS)
+    turns = [*itertools.islice(itertools.cycle(PARTS), KILLS - publishers)]
+    chance.shuffle(turns)
     service = ServiceProcess(home)
     done: Counter[str] = Counter()
     try:
-        time.sleep(15)
-        while done.total() < KILLS:
-            time.sleep(chance.uniform(5, 40))
-            what = chance.choice(("spawn_main", "spawn_main", "daemon", "everything"))
-            if service.kill(what):
-                done[what] += 1
+        for what in turns:
+            time.sleep(chance.uniform(5, 25))
+            while not service.kill(what, chance.uniform(0, 3)):
+                service.ensure()
+            done[what] += 1
             service.ensure()
+        for _ in range(publishers):
+            while not service.kill("publisher", chance.uniform(0, 0.5)):
+                service.ensure()
+            done["publisher"] += 1
         end = time.monotonic() + PATIENCE_S
         while not finished(home):
             assert time.monotonic() < end, "it did not come to an end"
             service.ensure()
             time.sleep(10)
     finally:
-        service.kill("everything")
+        service.end()
     print(f"killed: {dict(done)}")
     assert not differences(calm.root / "tables", home.root / "tables")
     counted(calm, home)
