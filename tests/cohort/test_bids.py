@@ -136,6 +136,16 @@ def test_an_unsafe_or_misplaced_file(bids: Path, put: Put, name: str, said: str)
         index_scans(bids, [T1W])
 
 
+def test_linked_folders_and_a_folder_with_a_dot(bids: Path, put: Put) -> None:
+    """Data managers link people's folders and name datasets `study.v2`."""
+    put("sub-A/anat/sub-A_T1w.nii.gz")
+    elsewhere = bids.parent / "study.v2"
+    (elsewhere / "sub-A").mkdir(parents=True)
+    (elsewhere / "sub-A" / "anat").symlink_to(bids / "sub-A" / "anat")
+    found = index_scans(elsewhere, [T1W])
+    assert found["sub-A"].images == {"T1w": elsewhere / "sub-A/anat/sub-A_T1w.nii.gz"}
+
+
 def test_not_a_dataset(bids: Path, put: Put) -> None:
     with pytest.raises(DatasetError, match="no such folder"):
         index_scans(bids / "nowhere", [T1W])
