@@ -31,6 +31,7 @@ __all__ = [
     "QUIET_TAG",
     "asset_key",
     "contiguous",
+    "group_of",
     "partitions_of",
     "range_tags",
     "register_scans",
@@ -45,6 +46,11 @@ DRAW_AGAIN = "Divide everybody anew, those who came later too, and so train ever
 
 def asset_key(workspace: Workspace, stage: str) -> dg.AssetKey:
     return dg.AssetKey([workspace.study.name, stage])
+
+
+def group_of(workspace: Workspace, stage: Stage) -> str:
+    """Asset group in the UI: a study's chain up to its maps, and its statistics; both fit on a page."""
+    return workspace.study.name + ("_statistics" if stage.group == "statistics" else "")
 
 
 def partitions_of(workspace: Workspace, stage: Stage) -> dg.PartitionsDefinition | None:
@@ -113,7 +119,7 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
         deps=deps,
         partitions_def=partitions_of(workspace, stage),
         backfill_policy=dg.BackfillPolicy.multi_run(CHUNK) if stage.partition == "scan" else None,
-        group_name=study.name,
+        group_name=group_of(workspace, stage),
         kinds=set(stage.kinds),
         owners=study.owners,
         description=f"{stage.description}\n\nStudy {study.name}: {study.title}",
