@@ -224,6 +224,10 @@ class Snapshot(Workspace):
         return super().folder()
 
     @cached_property
+    def _known_scans(self) -> pl.DataFrame:
+        return super().known_scans()
+
+    @cached_property
     def _partitions(self) -> dict[str, set[str]]:
         return {}
 
@@ -243,6 +247,14 @@ class Snapshot(Workspace):
         outcomes, results = self._columns["outcome"], self._columns["result"]
         found = sorted(self._records.get(asset, {}).items())
         return {item: results[place] for item, place in found if outcomes[place] == "ok"}
+
+    def known_scans(self) -> pl.DataFrame:
+        return self._known_scans
+
+    def derived(self, table: str, name: Any, build: Callable[[pl.DataFrame], Built]) -> Built:
+        if (table, name) not in self._built:
+            self._built[table, name] = (None, build(self.read(table)))
+        return self._built[table, name][1]
 
     def folder(self) -> Folder:
         return self._folder
