@@ -14,6 +14,7 @@ import time
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
+from multiprocessing import util
 from typing import Any
 
 from relevance_assets.assets.stages import Outcome, Stage, Work, begin, lost, run_item
@@ -69,6 +70,8 @@ def _submit(
     if key not in _KEPT:
         _end_workers()
         _KEPT[key] = _pool(workspace, processes)
+        # A run's process joins its children before pools end: it would wait for workers that wait for it, for ever.
+        util.Finalize(None, _end_workers, exitpriority=1)
     try:
         return [_KEPT[key].submit(_make, call, item, run_id) for item in items]
     except BrokenProcessPool:  # known before anything of this call was begun

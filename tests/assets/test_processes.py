@@ -49,17 +49,39 @@ def opened(root: str) -> None:
     processes._OPENED["stages"] = {STAGE.name: STAGE}
 
 
+def pool(workspace: Workspace, count: int) -> ProcessPoolExecutor:
+    root = str(workspace.home.root)
+    return ProcessPoolExecutor(count, mp_context=processes.CONTEXT, initializer=opened, initargs=(root,))
+
+
 @pytest.fixture
 def pools(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stage above in the place of the study's."""
-
-    def pool(workspace: Workspace, count: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            count, mp_context=processes.CONTEXT, initializer=opened, initargs=(str(workspace.home.root),)
-        )
-
     monkeypatch.setattr(processes, "_pool", pool)
     monkeypatch.setenv("RELEVANCE_WORKERS", "2")
+
+
+def run(root: str) -> None:
+    """What the process of a run does: it makes a chunk, and ends."""
+    opened(root)
+    processes._pool = pool
+    run_items(processes._OPENED["workspace"], STAGE, [f"sub-2{number:02d}" for number in range(16)])
+
+
+def test_a_run_ends_with_its_workers(pools: None, workspace: Workspace) -> None:
+    """Each run of the service has a process of its own; one that waited for its workers would stay for ever."""
+    process = processes.CONTEXT.Process(target=run, args=(str(workspace.home.root),))
+    process.start()
+    makers: set[int] = set()
+    while process.is_alive() and len(makers) < 2:
+        time.sleep(0.1)
+        makers |= set(workspace.read("splits")["fold"])
+    process.join(30)
+    ended = not process.is_alive()
+    process.kill()
+    assert ended
+    assert len(makers - {os.getpid()}) == 2
+    assert not any(Path(f"/proc/{maker}").exists() for maker in makers)
 
 
 def test_a_process_that_dies_takes_one_scan_with_it(pools: None, workspace: Workspace) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -100,6 +101,7 @@ def slurm(folder: Path, *, cpus: int = 2, memory_mb: int = 4000) -> Iterator[Pat
             with suppress(subprocess.TimeoutExpired):
                 daemon.wait(20)
             daemon.kill()
+        _end_what_is_left(configuration)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
@@ -118,6 +120,15 @@ def _wait_until_idle(folder: Path) -> None:
         time.sleep(0.2)
     logs = "\n".join(path.read_text()[-2000:] for path in sorted(folder.glob("*.log")))
     raise TimeoutError(f"Slurm did not come up:\n{logs}")
+
+
+def _end_what_is_left(configuration: Path) -> None:
+    """Kill what outlived its job: without control groups, Slurm loses sight of a process whose shell has ended."""
+    mark = f"SLURM_CONF={configuration}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int(folder.name) != os.getpid() and mark in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def _wait_until_empty() -> None:
