@@ -255,6 +255,13 @@ class HeatMap(Settings):
     atlas_names: Path | None = Field(default=None, description="its dseg.tsv (index, name)")
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _atlas_with_names(self) -> HeatMap:
+        if (self.atlas is None) != (self.atlas_names is None):
+            absent = "atlas" if self.atlas is None else "atlas_names"
+            raise ValueError(f"heat_map.{absent}: an atlas needs both atlas (dseg.nii.gz) and atlas_names (dseg.tsv)")
+        return self
+
 
 class Sanity(Settings):
     """Tests that an explanation must pass before anybody believes it."""
@@ -345,6 +352,9 @@ class Study(Settings):
             named.append(("heat_map", self.heat_map.method, self.heat_map.map))
             if self.heat_map.top_percent not in self.masks.top_percents:
                 raise ValueError(f"heat_map.top_percent: {self.heat_map.top_percent} is not among masks.top_percents")
+            maps = [*(contrast.name for contrast in self.contrasts), "combined"]
+            if self.heat_map.map not in maps:
+                raise ValueError(f"heat_map.map: no map {self.heat_map.map!r}; there are {', '.join(maps)}")
         named += [("sanity.methods", method, "individual") for method in (self.sanity.methods if self.sanity else [])]
         for setting, method, use in named:
             if method not in self.methods:

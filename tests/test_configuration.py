@@ -41,11 +41,24 @@ def test_shipped_studies_are_valid(tmp_path: Path) -> None:
         ({"name": "../evil"}, "name"),
         ({"contrasts.MWF.suffix": "T1map"}, "same image"),
         ({"methods": {"lrp_a": {"composite": "disability"}, "lrpA": {"composite": "disability"}}}, "BIDS labels"),
+        ({"heat_map.map": "qT7"}, r"heat_map\.map: no map 'qT7'; there are qT1, MWF, NDI, combined"),
+        ({"heat_map.map": "individual"}, r"heat_map\.map: no map 'individual'"),
+        ({"inversion.reference.map": "qT7"}, r"inversion\.reference\.map: .*'individual' or 'combined'"),
+        ({"heat_map.atlas": "dseg.nii.gz"}, r"heat_map\.atlas_names: an atlas needs both"),
+        ({"heat_map.atlas_names": "dseg.tsv"}, r"heat_map\.atlas: an atlas needs both"),
     ],
 )
 def test_wrong_settings_name_the_key(attributes: dict, tmp_path: Path, change: dict, words: str) -> None:
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(SettingsError, match=words) as caught:
         study_from(overridden(attributes, change), Home(tmp_path), "defs.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_heat_map_of_one_contrast_and_of_an_atlas_is_fine(attributes: dict, tmp_path: Path) -> None:
+    change = {"heat_map.map": "MWF", "heat_map.atlas": "dseg.nii.gz", "heat_map.atlas_names": "dseg.tsv"}
+    study = study_from(overridden(attributes, change), Home(tmp_path), "defs.yaml")
+    assert study.heat_map is not None
+    assert study.heat_map.map == "MWF"
 
 
 def test_overrides_reach_lists_by_name_and_leave_the_original(attributes: dict) -> None:

@@ -14,23 +14,36 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from relevance_assets.assets.models import people
-from relevance_assets.assets.relevance import read_maps
+from relevance_assets.assets.relevance import geometry_of, read_maps
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, tick
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
+from relevance_assets.home import split_scan
 
 if TYPE_CHECKING:
     import numpy as np
 
     from relevance_assets.evidence.heatmap import MaskedScan
     from relevance_assets.imaging.atlas import Atlas
+    from relevance_assets.imaging.displacement import Displacement
+    from relevance_assets.imaging.grid import Grid
     from relevance_assets.report.figures_brain import OverlayScan
+    from relevance_assets.study import HeatMap
 
 __all__ = ["heat_map_stages"]
 
 MILD, SEVERE = "mild", "severe"
 DIFFERENCE = f"{SEVERE} - {MILD}"
 SPACE = "MNI152NLin2009aSym"
+P = "p"
+LABELS = {DIFFERENCE: "difference"}  # in names of files
+DESCRIPTIONS = {
+    MILD: "Share of a group's people whose mask of the most relevant voxels (first scan) holds the voxel",
+    DIFFERENCE: "Share of severe people whose mask of the most relevant voxels (first scan) holds the voxel, minus "
+    "that of mild people",
+    P: "Two-sided p of the difference between the groups, by permutation, corrected over all voxels of the brain",
+}
+INVERSE_MM = 6.0  # of the grid on which the way back from the template is kept: warps are smooth
 OFTEN = 0.25  # share of scans above which a voxel counts as often among the most relevant
 
 
@@ -54,56 +67,51 @@ def _heat_maps(workspace: Workspace) -> Stage:
             raise NotReady("no masks yet: quantile_masks")
         said = workspace.results("predictions")
         atlas = [sha256(path) for path in (settings.atlas, settings.atlas_names) if path]
-        return [masks, said, _groups(workspace).rows(), settings.model_dump(mode="json"), atlas]
+        groups = _groups(workspace)
+        warps = [_stamp(_transform(workspace, scan)) for scan in groups["scan"]]
+        return [masks, said, groups.rows(), warps, settings.model_dump(mode="json"), atlas]
 
     def make(_: str) -> Done:
-        import numpy as np
-
         from relevance_assets.assets.metadata import picture
+        from relevance_assets.cohort.visits import first_scans
         from relevance_assets.evidence.heatmap import difference, group_frequencies
         from relevance_assets.imaging.atlas import region_table
-        from relevance_assets.imaging.volumes import save_volume
+        from relevance_assets.imaging.grid import Grid
         from relevance_assets.report.figures import save, thumbnail
         from relevance_assets.report.figures_brain import heatmap_figure, scan_overlays_figure
 
         groups = _groups(workspace)
-        missing = {MILD, SEVERE} - set(groups["group"])
+        first = first_scans(groups, "target")
+        missing = sorted({MILD, SEVERE} - set(first["group"]))
         if missing:
-            raise ValueError(f"heat_maps: no {missing.pop()} scan has masks; two groups are needed")
+            raise ValueError(f"heat_maps: no first scan with masks is {missing[0]}; two groups are needed")
         template, affine = _template(settings.voxel_size_mm)
-        shape = (template.shape[0], template.shape[1], template.shape[2])
+        grid = Grid((template.shape[0], template.shape[1], template.shape[2]), affine)
         tick(0.1, "masks to the template")
-        frequencies = group_frequencies(_masked(workspace, groups), shape, affine)
+        tested, shown = _brain(settings.test_voxel_size_mm), _brain(settings.voxel_size_mm)
+        rows: list[np.ndarray] = []
+        frequencies = group_frequencies(
+            _collected(_masked(workspace, first, grid), tested, rows), grid.shape, affine, shown[0]
+        )
         maps = {name: found.values for name, found in frequencies.items()}
         maps[DIFFERENCE] = difference(frequencies)
+        people_of = {name: (found.scans, found.warped) for name, found in frequencies.items()}
+        people_of[DIFFERENCE] = (first.height, sum(found.warped for found in frequencies.values()))
         tick(0.4, "groups compared voxel by voxel")
-        p = _compare(workspace, groups, shape, affine)
-        atlas = _atlas(workspace, shape, affine)
-        regions = region_table(maps, atlas, OFTEN).with_columns(p_corrected=pl.lit(None, pl.Float64))
-        least = {
-            name: float(p[atlas.labels == label].min()) for label, name in atlas.names.items() if _has(atlas, label)
-        }
-        regions = regions.with_columns(
-            p_corrected=pl.when(pl.col("group") == DIFFERENCE).then(
-                pl.col("region").replace_strict(least, default=None, return_dtype=pl.Float64)
-            )
-        )
-        content = {
-            "Description": "Share of a group's scans whose mask of the most relevant voxels holds the voxel",
-            "Method": settings.method,
-            "Map": settings.map,
-            "TopPercent": settings.top_percent,
-            "Seed": settings.seed,
-            "CodeVersion": version("relevance-assets"),
-        }
+        p = _compare(settings, rows, (first["group"] == SEVERE).to_numpy(), tested, grid)
+        atlas = _atlas(workspace, grid.shape, affine)
+        regions = _with_people(region_table(maps, atlas, OFTEN), people_of)
+        regions = regions.with_columns(p_corrected=_least(regions, atlas, p))
         hashes = []
-        for name, values in {**maps, "p": p.astype(np.float32)}.items():
-            path = template_path(name.replace(f"{SEVERE} - {MILD}", "difference"))
-            save_volume(path, values, affine)
-            write_json(sidecar(path), content | {"Group": name})
+        for name, values in {**maps, **({} if p is None else {P: p})}.items():
+            path = template_path(LABELS.get(name, name))
+            _write_map(path, values, affine, settings, name, people_of.get(name, people_of[DIFFERENCE]))
             hashes.append(sha256(path))
+        if p is None:  # of an earlier day, when there were people enough
+            for path in (template_path(P), sidecar(template_path(P))):
+                path.unlink(missing_ok=True)
         tick(0.8, "figures")
-        labels = [f"{name}, {frequencies[name].scans} scans" for name in (MILD, SEVERE)]
+        labels = [f"{name}, {frequencies[name].scans} people" for name in (MILD, SEVERE)]
         figure = heatmap_figure(
             maps[MILD],
             maps[SEVERE],
@@ -111,7 +119,8 @@ def _heat_maps(workspace: Workspace) -> Stage:
             template,
             affine,
             labels=(labels[0], labels[1], "severe − mild"),
-            significant=p < 0.05 if (p < 0.05).any() else None,
+            significant=p < 0.05 if p is not None and (p < 0.05).any() else None,
+            note=f"First scans. {_registration(*people_of[DIFFERENCE])}",
         )
         save(figure, figures["heatMap"])
         mask_label = f"top {settings.top_percent} % of the {settings.map} map"
@@ -124,41 +133,45 @@ def _heat_maps(workspace: Workspace) -> Stage:
             tables={"region_frequencies": regions},
             result=fingerprint(regions.rows(), hashes, [sha256(path) for path in figures.values()]),
             metadata={
-                "scans_mild": frequencies[MILD].scans,
-                "scans_severe": frequencies[SEVERE].scans,
-                "smallest_p": float(p.min()),
+                "people_mild": frequencies[MILD].scans,
+                "people_severe": frequencies[SEVERE].scans,
+                "registration": _registration(*people_of[DIFFERENCE]),
+                "smallest_p": "not tested: fewer than two people in a group" if p is None else float(p.min()),
                 "most_often": ", ".join(f"{row['region']} ({row['group']})" for row in often.iter_rows(named=True)),
-                "heat_map": picture(thumbnail(figures["heatMap"]), "How often voxels are most relevant"),
+                "heat_map": picture(thumbnail(figures["heatMap"]), "How often voxels are most relevant, first scans"),
                 "two_scans": picture(thumbnail(figures["scanOverlays"]), "One mild and one severe scan"),
             },
         )
 
+    def outputs(_: str) -> list[Path]:
+        from relevance_assets.cohort.visits import first_scans
+
+        tested = _enough((first_scans(_groups(workspace), "target")["group"] == SEVERE).to_numpy())
+        names = [MILD, SEVERE, LABELS[DIFFERENCE], *([P] if tested else [])]
+        return [*figures.values(), *map(template_path, names)]
+
     return Stage(
         name="heat_maps",
-        version="1",
-        description="How often each voxel of the MNI152 template is among the most relevant, in mild and severe scans, "
-        "and the difference: by region, and voxel by voxel with permutations.",
+        version="2",
+        description="How often each voxel of the MNI152 template is among the most relevant, in first scans of mild "
+        "and severe people, and the difference: by region, and voxel by voxel with permutations.",
         tables=("region_frequencies",),
         items=lambda: [ALL],
         inputs=inputs,
         work=each(make),
-        outputs=lambda _: [*figures.values(), template_path(MILD), template_path(SEVERE)],
+        outputs=outputs,
         needs=("quantile_masks", "predictions"),
         kinds=frozenset({"nifti", "matplotlib"}),
         group="statistics",
     )
 
 
-def _has(atlas: Atlas, label: int) -> bool:
-    return bool((atlas.labels == label).any())
-
-
 def _groups(workspace: Workspace) -> pl.DataFrame:
-    """Scans with masks: scan, participant_id, target, group; in order of the scan."""
+    """Scans with masks: scan, participant_id, session, age, target, group; in order of the scan."""
     threshold = workspace.study.cohort.target.threshold
     frame = people(workspace, sorted(workspace.results("quantile_masks")))
     severe = pl.when(pl.col("target") >= threshold).then(pl.lit(SEVERE)).otherwise(pl.lit(MILD))
-    return frame.select("scan", "participant_id", "target", severe.alias("group"))
+    return frame.select("scan", "participant_id", "session", "age", "target", severe.alias("group"))
 
 
 def _template(voxel_size_mm: int) -> tuple[np.ndarray, np.ndarray]:
@@ -171,8 +184,61 @@ def _template(voxel_size_mm: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(get_data(image), dtype=np.float32), np.asarray(image.affine)
 
 
-def _masked(workspace: Workspace, groups: pl.DataFrame) -> Iterator[MaskedScan]:
-    """Every scan's mask, one at a time. Prepared volumes are taken to lie in template space."""
+def _brain(voxel_size_mm: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which voxels of the template are brain, and its affine, on a grid of this voxel size."""
+    import numpy as np
+    from nilearn.datasets import load_mni152_brain_mask
+    from nilearn.image import get_data
+
+    image = load_mni152_brain_mask(resolution=voxel_size_mm)
+    return get_data(image) > 0, np.asarray(image.affine)
+
+
+# ------------------------------------------------------------------------------------------ scans to the template
+def _transform(workspace: Workspace, scan: str) -> Path | None:
+    """The file that leads from the scan to the template; None where the scan is taken to lie there already.
+
+    The first of: among the scan's derivatives (where a registration writes it), beside the raw images, in the truth of
+    the synthetic cohort.
+    """
+    participant, session = split_scan(scan)
+    raw = workspace.bids / participant / (session or "") / "anat"
+    derived, truth = workspace.mask_path(scan).parent, workspace.truth_path(scan, "any").parent
+    for folder in (derived, raw, truth):
+        found = sorted(folder.glob(f"{scan}_from-*_to-{SPACE}_mode-image_xfm.*"))
+        found = [path for path in found if path.suffix != ".json"]
+        if len(found) > 1:
+            raise ValueError(f"{found[0]}: {scan} has {len(found)} ways to {SPACE}; leave one there")
+        if found:
+            return found[0]
+    return None
+
+
+def _stamp(path: Path | None) -> tuple[str, int, int] | None:
+    """What a raw file is known by: such fields are large, and asked about often."""
+    if path is None:
+        return None
+    status = path.stat()
+    return path.name, status.st_size, status.st_mtime_ns
+
+
+def _warp(workspace: Workspace, scan: str, grid: Grid) -> Displacement | None:
+    """Where points of the template lie in the scan."""
+    from relevance_assets.imaging.displacement import inverse, read_displacement
+    from relevance_assets.imaging.grid import axis_aligned
+
+    path = _transform(workspace, scan)
+    if path is None:
+        return None
+    field = read_displacement(path, geometry_of(workspace, scan).native)
+    try:
+        return inverse(field, axis_aligned(grid, (INVERSE_MM, INVERSE_MM, INVERSE_MM)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _masked(workspace: Workspace, groups: pl.DataFrame, grid: Grid) -> Iterator[MaskedScan]:
+    """Every scan's mask and how it comes onto the template's grid, one at a time."""
     from relevance_assets.evidence.heatmap import MaskedScan
     from relevance_assets.imaging.volumes import load_volume
 
@@ -180,42 +246,104 @@ def _masked(workspace: Workspace, groups: pl.DataFrame) -> Iterator[MaskedScan]:
     assert settings is not None
     for scan, group in groups.select("scan", "group").iter_rows():
         levels, affine = load_volume(workspace.quantiles_path(scan, settings.method, settings.map))
-        yield MaskedScan(group, (levels > 0) & (levels <= settings.top_percent), affine)
+        mask = (levels > 0) & (levels <= settings.top_percent)
+        yield MaskedScan(group, mask, affine, _warp(workspace, scan, grid))
 
 
-def _compare(workspace: Workspace, groups: pl.DataFrame, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
+def _collected(
+    scans: Iterator[MaskedScan], tested: tuple[np.ndarray, np.ndarray], rows: list[np.ndarray]
+) -> Iterator[MaskedScan]:
+    """The same scans; in passing, each one's mask in the brain of the test's grid is added to `rows`."""
+    from relevance_assets.evidence.heatmap import to_template
+
+    brain, affine = tested
+    for one in scans:
+        rows.append(to_template(one.mask, one.affine, brain.shape, affine, one.warp, brain)[brain])
+        yield one
+
+
+def _registration(scans: int, warped: int) -> str:
+    """How scans came into template space, in a sentence."""
+    return f"{warped} of {scans} scans moved to {SPACE} along their warp, {scans - warped} taken to lie there already"
+
+
+# --------------------------------------------------------------------------------------------- groups and regions
+def _enough(severe: np.ndarray) -> bool:
+    """Whether there is anything to permute."""
+    return bool(min(severe.sum(), (~severe).sum()) >= 2)
+
+
+def _compare(
+    settings: HeatMap, rows: list[np.ndarray], severe: np.ndarray, tested: tuple[np.ndarray, np.ndarray], grid: Grid
+) -> np.ndarray | None:
     """Corrected p of the difference between groups at every voxel of the template's grid; 1 outside the brain.
 
-    Tested on a coarser grid: masks are as coarse, and memory goes with the number of voxels.
+    None where a group has fewer than two people. Tested on a coarser grid: masks are as coarse, and memory goes with
+    the number of voxels.
     """
     import numpy as np
-    from nilearn.datasets import load_mni152_brain_mask
-    from nilearn.image import get_data
 
-    from relevance_assets.evidence.heatmap import to_template
     from relevance_assets.imaging.grid import Grid, resample
     from relevance_assets.statistics.voxelwise import voxelwise_groups
 
-    settings = workspace.study.heat_map
-    assert settings is not None
-    image = load_mni152_brain_mask(resolution=settings.test_voxel_size_mm)
-    brain, coarse = get_data(image) > 0, np.asarray(image.affine)
-    first = groups.unique("participant_id", keep="first", maintain_order=True)
-    severe = (first["group"] == SEVERE).to_numpy()
+    if not _enough(severe):
+        return None
+    brain, affine = tested
+    found = voxelwise_groups(
+        np.stack(rows),
+        severe,
+        permutations=settings.permutations,
+        seed=settings.seed,
+        tfce=settings.tfce,
+        brain=brain,
+    )
     p = np.ones(brain.shape)
-    if min(severe.sum(), (~severe).sum()) >= 2:  # else there is nothing to permute
-        rows = [to_template(one.mask, one.affine, brain.shape, coarse)[brain] for one in _masked(workspace, first)]
-        found = voxelwise_groups(
-            np.stack(rows),
-            severe,
-            permutations=settings.permutations,
-            seed=settings.seed,
-            tfce=settings.tfce,
-            brain=brain,
-        )
-        p[brain] = 10.0 ** -(found.logp if found.logp_tfce is None else found.logp_tfce)
-    target = Grid(shape, affine)
-    return 1 - resample(1 - p, Grid(brain.shape, coarse), target, 0)  # outside it is 0, which is p = 1
+    p[brain] = 10.0 ** -(found.logp if found.logp_tfce is None else found.logp_tfce)
+    return 1 - resample(1 - p, Grid(brain.shape, affine), grid, 0)  # outside it is 0, which is p = 1
+
+
+def _with_people(regions: pl.DataFrame, people_of: dict[str, tuple[int, int]]) -> pl.DataFrame:
+    """With the number of people of each group, and of the scans among theirs that were warped."""
+    counts = [{"group": name, "n": scans, "n_warped": warped} for name, (scans, warped) in people_of.items()]
+    return regions.join(pl.DataFrame(counts), on="group", how="left", maintain_order="left")
+
+
+def _least(regions: pl.DataFrame, atlas: Atlas, p: np.ndarray | None) -> pl.Series:
+    """Of each row on the difference the smallest p in its region; null where nothing was tested."""
+    least = (
+        {}
+        if p is None
+        else {name: float(p[atlas.labels == label].min()) for label, name in atlas.names.items() if _has(atlas, label)}
+    )
+    rows = regions.select("group", "region").iter_rows()
+    found = [least.get(region) if group == DIFFERENCE else None for group, region in rows]
+    return pl.Series(found, dtype=pl.Float64)
+
+
+def _has(atlas: Atlas, label: int) -> bool:
+    return bool((atlas.labels == label).any())
+
+
+def _write_map(
+    path: Path, values: np.ndarray, affine: np.ndarray, settings: HeatMap, name: str, people_of: tuple[int, int]
+) -> None:
+    from relevance_assets.imaging.volumes import save_volume
+
+    scans, warped = people_of
+    save_volume(path, values, affine)
+    content = {
+        "Description": DESCRIPTIONS.get(name, DESCRIPTIONS[MILD]),
+        "Group": name,
+        "Method": settings.method,
+        "Map": settings.map,
+        "TopPercent": settings.top_percent,
+        "Seed": settings.seed,
+        "CodeVersion": version("relevance-assets"),
+        "Scans": scans,
+        "ScansWarped": warped,
+        "ScansTakenToLieInTemplateSpace": scans - warped,
+    }
+    write_json(sidecar(path), content)
 
 
 def _atlas(workspace: Workspace, shape: tuple[int, int, int], affine: np.ndarray) -> Atlas:
@@ -223,10 +351,8 @@ def _atlas(workspace: Workspace, shape: tuple[int, int, int], affine: np.ndarray
 
     settings = workspace.study.heat_map
     assert settings is not None
-    if settings.atlas is None:
+    if settings.atlas is None or settings.atlas_names is None:  # the study's settings have both or none
         return approximate_atlas(shape, affine)
-    if settings.atlas_names is None:
-        raise ValueError("heat_map.atlas_names: name the atlas's dseg.tsv with the columns index and name")
     return load_atlas(settings.atlas, settings.atlas_names).on_grid(shape, affine)
 
 

@@ -392,7 +392,7 @@ def _localisation(workspace: Workspace) -> Stage:
 
     def inputs(scan: str) -> Any:
         hashes = {region: sha256(path) for region, path in truth(scan).items()}
-        return [upstream(workspace, "relevance_maps", scan), hashes]
+        return [upstream(workspace, "relevance_maps", scan), hashes, study.statistics.seed, SHIFTS]
 
     def make(scan: str) -> Done:
         import numpy as np

@@ -38,7 +38,11 @@ def _localisation_summary(workspace: Workspace) -> Stage:
         if not results:
             raise NotReady("nothing localised yet: localisation")
         persons = workspace.read("scans").filter(pl.col("scan").is_in(list(results))).select("scan", "participant_id")
-        return [results, persons.rows(), study.statistics.model_dump(mode="json", include={"bootstrap", "seed"})]
+        return [
+            results,
+            persons.rows(),
+            study.statistics.model_dump(mode="json", include={"bootstrap", "confidence", "seed"}),
+        ]
 
     def make(_: str) -> Done:
         from relevance_assets.statistics.localisation import localisation_summary
@@ -87,19 +91,24 @@ def _correlations(workspace: Workspace) -> Stage:
         results = workspace.results("quantile_masks")
         if not results:
             raise NotReady("no masks yet: quantile_masks")
-        return [results, _values(workspace, column).rows(), study.statistics.model_dump(mode="json")]
+        if set(study.statistics.adjust_for) & set(study.cohort.truth_regions) and not workspace.results("localisation"):
+            raise NotReady("no volume of a region measured yet: localisation")
+        values = _values(workspace, column)
+        held = {name: _covariate(workspace, name, values["scan"].to_list()) for name in study.statistics.adjust_for}
+        covariates = {name: found.tolist() for name, found in held.items()}
+        return [results, values.rows(), covariates, study.statistics.model_dump(mode="json")]
 
     def make(_: str) -> Done:
         import numpy as np
 
+        from relevance_assets.cohort.visits import first_scans
         from relevance_assets.statistics.correlation import spearman_family
         from relevance_assets.statistics.partial import partial_spearman_family
 
         values = _values(workspace, column)
         names, wide = _measures(workspace, values["scan"].to_list())
         # Two scans of a person are not exchangeable: the second analysis takes each person's first scan only.
-        first = np.zeros(values.height, dtype=bool)
-        first[values.with_row_index().unique("participant_id", keep="first", maintain_order=True)["index"]] = True
+        first = values["scan"].is_in(first_scans(values, column)["scan"].to_list()).to_numpy()
         everybody = np.ones(values.height, dtype=bool)
         adjusted = study.statistics.adjust_for
         analyses: list[tuple[str, np.ndarray, list[str]]] = [("all scans", everybody, []), ("first scans", first, [])]
@@ -144,7 +153,7 @@ def _correlations(workspace: Workspace) -> Stage:
 
     return Stage(
         name="correlations",
-        version="2",
+        version="3",
         description=f"Spearman correlation of the mean inside every mask with {column}, also with covariates held "
         "fixed: permutation p, corrected by the maximum statistic over all methods, masks and images, and by false "
         "discovery rate; bootstrap interval.",
@@ -209,6 +218,7 @@ def _covariate(workspace: Workspace, name: str, scans: list[str]) -> np.ndarray:
 
 
 def _values(workspace: Workspace, column: str) -> pl.DataFrame:
-    """Scan, person and the column, for scans that have masks, in order of the scan."""
+    """Scan, person, session, age and the column, for scans that have masks, in order of the scan."""
     scans = sorted(workspace.results("quantile_masks"))
-    return people(workspace, scans).select("scan", "participant_id", pl.col(column).cast(pl.Float64))
+    numbers = pl.col(*dict.fromkeys(["age", column])).cast(pl.Float64)  # the column may be the age itself
+    return people(workspace, scans).select("scan", "participant_id", "session", numbers)

@@ -7,6 +7,7 @@ difference (`statistics/voxelwise.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -54,10 +55,13 @@ class Frequency:
     values : (x, y, z) float32, on the template grid
     scans : int
         How many scans the mean is over.
+    warped : int
+        How many of these came by a warp; the others were taken to lie in template space.
     """
 
     values: np.ndarray
     scans: int
+    warped: int = 0
 
 
 def to_template(
@@ -66,6 +70,7 @@ def to_template(
     template_shape: Shape,
     template_affine: np.ndarray,
     warp: Warp | None = None,
+    where: np.ndarray | None = None,
 ) -> np.ndarray:
     """A mask at the template's voxel centres by nearest neighbour; False outside the scan's field of view.
 
@@ -77,6 +82,8 @@ def to_template(
     warp : Warp, optional
         Where a point of the template lies in the scan, in mm: a function of (n, 3) points, or a 4 x 4 matrix.
         Without it millimetres of the scan are millimetres of the template.
+    where : (x, y, z) bool, optional
+        The template's brain, say: elsewhere the result is False, and a warp, which costs most, need not be followed.
 
     Returns
     -------
@@ -85,21 +92,25 @@ def to_template(
     Raises
     ------
     ValueError
-        Arrays that are not 3D, or a warp that does not give finite (n, 3) points.
+        Arrays that are not 3D or not on the template's grid, or a warp that does not give finite (n, 3) points.
     """
+    if where is not None and where.shape != tuple(template_shape):
+        raise ValueError(f"where is {where.shape}, not on the template's grid {tuple(template_shape)}")
     if mask.ndim != 3 or len(template_shape) != 3:
         raise ValueError(f"a mask {mask.shape} and a template {tuple(template_shape)} must both be 3D")
     target = Grid(template_shape, np.asarray(template_affine, dtype=np.float64))
     affine = np.asarray(affine, dtype=np.float64)
     values = mask.astype(np.uint8)
     if callable(warp):
-        return _pull(values, np.linalg.inv(affine), target, warp)
+        return _pull(values, np.linalg.inv(affine), target, warp, where)
     if warp is not None:
         affine = np.linalg.inv(_matrix(warp)) @ affine  # the scan's voxels, in template mm
     to_voxels = np.linalg.inv(affine) @ target.affine
     if np.abs(to_voxels[:3, :3] - np.diag(np.diag(to_voxels[:3, :3]))).max() * max(target.shape) < TIE / 10:
-        return _along_axes(mask.astype(bool), to_voxels, target.shape)
-    return resample(values, Grid(mask.shape, affine), target, 0) > 0
+        inside = _along_axes(mask.astype(bool), to_voxels, target.shape)
+    else:
+        inside = resample(values, Grid(mask.shape, affine), target, 0) > 0
+    return inside if where is None else inside & where
 
 
 def _along_axes(mask: np.ndarray, to_voxels: np.ndarray, shape: Shape) -> np.ndarray:
@@ -120,29 +131,36 @@ def _matrix(warp: NDArray[np.floating]) -> np.ndarray:
 
 
 def _pull(
-    values: np.ndarray, to_voxels: np.ndarray, target: Grid, warp: Callable[[np.ndarray], np.ndarray]
+    values: np.ndarray,
+    to_voxels: np.ndarray,
+    target: Grid,
+    warp: Callable[[np.ndarray], np.ndarray],
+    where: np.ndarray | None,
 ) -> np.ndarray:
-    """The voxel of `values` nearest to each warped template point, some slabs of the template at a time."""
-    inside = np.zeros(target.shape, dtype=bool)
-    slab = max(1, _POINTS // (target.shape[1] * target.shape[2]))
-    for start in range(0, target.shape[0], slab):
-        indices = np.indices((min(slab, target.shape[0] - start), *target.shape[1:])).reshape(3, -1)
-        indices[0] += start
-        points = indices.T @ target.affine[:3, :3].T + target.affine[:3, 3]
+    """The voxel of `values` nearest to each warped template point, some of them at a time."""
+    inside = np.zeros(math.prod(target.shape), dtype=bool)
+    chosen = np.arange(inside.size) if where is None else np.flatnonzero(where)
+    ends = np.array(values.shape)[:, None] - 0.5
+    for start in range(0, len(chosen), _POINTS):
+        part = chosen[start : start + _POINTS]
+        indices = np.stack(np.unravel_index(part, target.shape), axis=1)
+        points = indices @ target.affine[:3, :3].T + target.affine[:3, 3]
         there = np.asarray(warp(points), dtype=np.float64)
         if there.shape != points.shape or not np.isfinite(there).all():
             raise ValueError(f"a warp must turn (n, 3) points into (n, 3) finite points, not into {there.shape}")
         place = to_voxels[:3, :3] @ there.T + to_voxels[:3, 3:]
-        ends = np.array(values.shape)[:, None] - 0.5
         within = ((place >= -0.5 - TIE) & (place <= ends + TIE)).all(axis=0)
         # ties go to the upper voxel and the edge belongs to the field of view, as in `resample`
         found = ndimage.map_coordinates(values, place + TIE, order=0, mode="nearest")
-        inside[start : start + slab] = ((found > 0) & within).reshape(-1, *target.shape[1:])
-    return inside
+        inside[part] = (found > 0) & within
+    return inside.reshape(target.shape)
 
 
 def group_frequencies(
-    scans: Iterable[MaskedScan], template_shape: Shape, template_affine: np.ndarray
+    scans: Iterable[MaskedScan],
+    template_shape: Shape,
+    template_affine: np.ndarray,
+    where: np.ndarray | None = None,
 ) -> dict[str, Frequency]:
     """Mean mask of each group on the template grid (decision Z; the paper's Fig. 6).
 
@@ -154,6 +172,8 @@ def group_frequencies(
     ----------
     scans : iterable
         May be a generator; an empty mask counts as a scan.
+    where : (x, y, z) bool, optional
+        See `to_template`.
 
     Returns
     -------
@@ -161,12 +181,17 @@ def group_frequencies(
     """
     sums: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}
+    warped: dict[str, int] = {}
     for scan in scans:
-        moved = to_template(scan.mask, scan.affine, template_shape, template_affine, scan.warp)
+        moved = to_template(scan.mask, scan.affine, template_shape, template_affine, scan.warp, where)
         total = sums.setdefault(scan.group, np.zeros(template_shape, dtype=np.uint32))
         np.add(total, moved, out=total)
         counts[scan.group] = counts.get(scan.group, 0) + 1
-    return {name: Frequency((sums[name] / counts[name]).astype(np.float32), counts[name]) for name in sorted(sums)}
+        warped[scan.group] = warped.get(scan.group, 0) + (scan.warp is not None)
+    return {
+        name: Frequency((sums[name] / counts[name]).astype(np.float32), counts[name], warped[name])
+        for name in sorted(sums)
+    }
 
 
 def difference(frequencies: Mapping[str, Frequency], more: str = "severe", less: str = "mild") -> np.ndarray:

@@ -179,6 +179,7 @@ def heatmap_figure(
     significant: np.ndarray | None = None,
     significant_label: str = "p < 0.05, corrected over all voxels",
     z_mm: Sequence[float] = HEAT_MAP_Z_MM,
+    note: str = "",
 ) -> Figure:
     """Axial slices (columns) of both groups' mask frequency and of their difference (rows), over the template.
 
@@ -193,6 +194,7 @@ def heatmap_figure(
     significant : (x, y, z) bool, optional
         Outlined on the difference, and explained by `significant_label`.
     z_mm : slices; each at the voxel nearest to it
+    note : one line below, about the scans
 
     Raises
     ------
@@ -215,7 +217,7 @@ def heatmap_figure(
     layers = [_ras(values, affine)[0] for values in (mild, severe, difference)]
     marked = None if significant is None else _ras(significant, affine)[0]
     with style():
-        return _draw_heatmap(layers, _ras(template, affine)[0], grid, indices, labels, marked, significant_label)
+        return _draw_heatmap(layers, _ras(template, affine)[0], grid, indices, labels, marked, significant_label, note)
 
 
 def _ras(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int], np.ndarray]:
@@ -231,6 +233,7 @@ def _draw_heatmap(
     labels: tuple[str, str, str],
     significant: np.ndarray | None,
     significant_label: str,
+    note: str,
 ) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -241,7 +244,7 @@ def _draw_heatmap(
     sizes = grid.voxel_sizes_mm
     width, left, bar, top = 1.4, 0.45, 1.2, 0.35  # inches
     height = width * (box[1].stop - box[1].start) * sizes[1] / ((box[0].stop - box[0].start) * sizes[0])
-    total = 3 * height + top + (0.4 if significant is not None else 0.12)
+    total = 3 * height + top + (0.4 if significant is not None or note else 0.12)
     figure = Figure(figsize=(left + width * len(indices) + bar, total))
     highest = max(float(np.percentile(layer, 99.99)) for layer in layers[:2])
     scale = max(PAPER_TOP, _up(highest))
@@ -280,6 +283,7 @@ def _draw_heatmap(
     if significant is not None:
         outline = Line2D([], [], color="black", linewidth=1.2, label=significant_label)
         figure.legend(handles=[outline], loc="lower left", frameon=False)
+    figure.text(1 - 0.1 / figure.get_figwidth(), 0.12 / total, note, ha="right", size=10)
     return figure
 
 

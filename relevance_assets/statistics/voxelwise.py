@@ -7,7 +7,6 @@ Belongs here: the test. Does not belong here: how masks come onto one grid (`evi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,20 +49,17 @@ class VoxelwiseResult:
 def voxelwise_groups(
     values: np.ndarray,
     group: np.ndarray,
-    covariates: np.ndarray | None = None,
     *,
     permutations: int,
     seed: int,
     tfce: bool = False,
     brain: np.ndarray | None = None,
-    people: Sequence[Hashable] | None = None,
 ) -> VoxelwiseResult:
-    """Does a voxel's value differ between two groups, given covariates? Family-wise corrected over voxels.
+    """Does a voxel's value differ between two groups? Family-wise corrected over voxels.
 
-    Ordinary least squares of every voxel on group, covariates and an intercept; people are permuted as Freedman
-    and Lane (1983) do it, by nilearn's `permuted_ols`, and |t| is compared with the greatest |t| of each permutation
-    (Westfall & Young 1993); p = (b + 1) / (B + 1). Two scans of a person are not exchangeable: with `people` only the
-    first row of each is used, and its group is the one that counts.
+    Two-sample t of every voxel; people are permuted by nilearn's `permuted_ols`, and |t| is compared with the greatest
+    |t| of each permutation (Westfall & Young 1993); p = (b + 1) / (B + 1). Two scans of a person are not exchangeable:
+    give one row per person (`cohort/visits.py`).
 
     A voxel that separates the groups completely has an infinite t. nilearn may lose permutations that do so by
     chance, about 2 of n! / (a! b!) per voxel for groups of a and b people: of no account from 20 people on, but
@@ -72,12 +68,10 @@ def voxelwise_groups(
     Parameters
     ----------
     values : (n, voxels)
-        Masks or maps on one grid, rows in the order of sessions. Memory is five times these in float64, so take the
+        Masks or maps on one grid, a row per person. Memory is five times these in float64, so take the
         brain of a coarse grid.
     group : (n,) bool
         True for the group that a positive t means more in (severe).
-    covariates : (n, c), optional
-        Columns without variation are left out.
     permutations, seed
         Same seed, same result.
     tfce : bool
@@ -85,83 +79,43 @@ def voxelwise_groups(
         times as long, and needs values of which none separates the groups completely: smooth masks first.
     brain : (x, y, z) bool, needed for `tfce`
         Where the voxels lie: its True voxels in C order.
-    people : (n,), optional
-        Who each row is of; without it each row is a person.
 
     Raises
     ------
     ValueError
-        Shapes that do not match, values that are not finite, fewer than two people in a group, covariates that leave
-        no freedom or determine the group, or TFCE of an infinite t.
+        Shapes that do not match, values that are not finite, fewer than two people in a group, or TFCE of an
+        infinite t.
     """
     values, group = np.asarray(values), np.asarray(group)
-    rows = _first_rows(people, len(group))
-    design = _covariates(covariates, len(group))
     if values.ndim != 2 or values.shape[0] != len(group) or group.ndim != 1:
-        raise ValueError(f"voxelwise: values are {values.shape}, group is {group.shape}; give one row per scan")
+        raise ValueError(f"voxelwise: values are {values.shape}, group is {group.shape}; give one row per person")
     if tfce and (brain is None or int(np.count_nonzero(brain)) != values.shape[1]):
         raise ValueError(f"voxelwise: TFCE needs the brain mask whose {values.shape[1]} voxels the values are of")
-    values, group, design = values[rows].astype(np.float64), group[rows].astype(bool), design[rows]
+    values, group = values.astype(np.float64), group.astype(bool)
     if not np.isfinite(values).all():
         raise ValueError("voxelwise: values hold NaN or infinite numbers; leave those scans or voxels out")
-    design = design[:, np.ptp(design, axis=0) > 0]  # a constant one would make nilearn flip signs instead
-    _check_design(group, design)
+    n = int(group.sum())
+    if min(n, len(group) - n) < 2:
+        raise ValueError(f"voxelwise: groups of {n} and {len(group) - n} people; each needs at least 2")
     varies = np.ptp(values, axis=0) > 0
     t, logp = np.zeros(values.shape[1]), np.zeros(values.shape[1])
     enhanced, logp_enhanced = (np.zeros(values.shape[1]), np.zeros(values.shape[1])) if tfce else (None, None)
     if varies.any():
-        tested, free = values[:, varies], len(group) - design.shape[1] - 2
+        tested, free = values[:, varies], len(group) - 2
         if tfce:
-            plain = _permuted_ols(tested, group, design, 0, seed, None)["t"][0]
+            plain = _permuted_ols(tested, group, 0, seed, None)["t"][0]
             if (np.abs(_correlation(plain, tested, group, free)) == 1).any():
                 raise ValueError(
                     "voxelwise: a voxel separates the groups completely, so TFCE has no end; smooth the maps"
                 )
-        found = _permuted_ols(tested, group, design, permutations, seed, _masker(brain, varies, tfce))
+        found = _permuted_ols(tested, group, permutations, seed, _masker(brain, varies, tfce))
         correlation = _correlation(found["t"][0], tested, group, free)
         t[varies] = _t(correlation, free)
         logp[varies] = _logp(np.abs(correlation), _correlation_of_t(found["h0_max_t"][0], free))
         if enhanced is not None and logp_enhanced is not None:
             enhanced[varies] = found["tfce"][0]
             logp_enhanced[varies] = _logp(np.abs(enhanced[varies]), found["h0_max_tfce"][0])
-    n = int(group.sum())
     return VoxelwiseResult(t, logp, enhanced, logp_enhanced, n, len(group) - n, int(varies.sum()))
-
-
-def _first_rows(people: Sequence[Hashable] | None, n: int) -> np.ndarray:
-    """Index of each person's first row."""
-    if people is None:
-        return np.arange(n)
-    if len(people) != n:
-        raise ValueError(f"voxelwise: {len(people)} people for {n} rows")
-    first: dict[Hashable, int] = {}
-    for row, person in enumerate(people):
-        first.setdefault(person, row)
-    return np.array(list(first.values()), dtype=int)
-
-
-def _covariates(covariates: np.ndarray | None, n: int) -> np.ndarray:
-    if covariates is None:
-        return np.zeros((n, 0))
-    design = np.asarray(covariates, dtype=np.float64)
-    if design.ndim != 2 or len(design) != n:
-        raise ValueError(f"voxelwise: covariates are {design.shape}, but there are {n} rows")
-    if not np.isfinite(design).all():
-        raise ValueError("voxelwise: covariates hold NaN or infinite numbers; leave those scans out")
-    return design
-
-
-def _check_design(group: np.ndarray, design: np.ndarray) -> None:
-    counts = (int(group.sum()), int((~group).sum()))
-    if min(counts) < 2:
-        raise ValueError(f"voxelwise: groups of {counts[0]} and {counts[1]} people; each needs at least 2")
-    scaled = (design - design.mean(axis=0)) / design.std(axis=0)
-    alone = np.column_stack([np.ones(len(group)), scaled])
-    whole = np.column_stack([alone, group])
-    if np.linalg.matrix_rank(whole) < whole.shape[1]:
-        raise ValueError("voxelwise: covariates depend on each other or determine the group; leave some out")
-    if len(group) - whole.shape[1] < 1:
-        raise ValueError(f"voxelwise: {len(group)} people are too few for {design.shape[1]} covariates")
 
 
 def _masker(brain: np.ndarray | None, varies: np.ndarray, tfce: bool) -> Any:
@@ -177,7 +131,7 @@ def _masker(brain: np.ndarray | None, varies: np.ndarray, tfce: bool) -> Any:
 
 
 def _permuted_ols(
-    values: np.ndarray, group: np.ndarray, design: np.ndarray, permutations: int, seed: int, masker: Any
+    values: np.ndarray, group: np.ndarray, permutations: int, seed: int, masker: Any
 ) -> dict[str, np.ndarray]:
     from nilearn.mass_univariate import permuted_ols
 
@@ -186,7 +140,6 @@ def _permuted_ols(
         return permuted_ols(
             group[:, None].astype(np.float64),
             values,
-            confounding_vars=design if design.shape[1] else None,
             n_perm=permutations,
             random_state=seed,
             n_jobs=1,
@@ -196,7 +149,7 @@ def _permuted_ols(
 
 
 def _correlation(t: np.ndarray, values: np.ndarray, group: np.ndarray, free: int) -> np.ndarray:
-    """Partial correlation of each voxel with the group, from its t; ±1 where rounding left no t."""
+    """Correlation of each voxel with the group, from its t; ±1 where rounding left no t."""
     found = _correlation_of_t(t, free)
     lost = ~np.isfinite(found) | (np.abs(found) > 1 - _TIE)
     more = values[group].mean(axis=0) > values[~group].mean(axis=0)

@@ -1,6 +1,8 @@
 -- Does relevance say more about disability than lesion volume?
--- Side by side: the correlation of the mean inside a mask with disability, and what is left of it when lesion volume
--- (and whatever else `adjusted_for` names) is held fixed; p corrected over all methods, masks and images. `remains`:
+-- What is tested: whether the mean of an image inside the relevance masks (mask_measures, not relevance itself) goes with
+-- disability beyond lesion volume. Side by side: its correlation with disability, and what is left of it when lesion
+-- volume (and whatever else `adjusted_for` names) is held fixed; p corrected over all methods, masks and images. Analyses
+-- that do not hold lesion volume fixed, as truth region `lesion` or a column lesion_volume*, are left out. `remains`:
 -- both are significant. A small partial rho with a small p is no proof: lesion volume is measured with error, so that
 -- some of its effect is left after adjustment (residual confounding).
 SELECT
@@ -14,4 +16,5 @@ JOIN correlations AS p
     ON p.study = c.study AND p.x = c.x AND p.y = c.y AND p.stratum = c.stratum
     AND starts_with(p.analysis, c.analysis || ', adjusted for ')
 WHERE starts_with(c.statistic, 'spearman') AND starts_with(p.statistic, 'partial_spearman')
+    AND regexp_matches(p.analysis, ', adjusted for (.*, )?(lesion|lesion_volume\w*)(,|$)')
 ORDER BY c.study, p.p_corrected NULLS LAST, abs(p.value) DESC NULLS LAST, c.analysis, c.stratum, c.x, p.analysis

@@ -171,3 +171,23 @@ def test_errors():
             to_template(random_mask(), AFFINE, SHAPE, AFFINE, bad)
     with pytest.raises(ValueError, match="no scan in group severe; there is mild"):
         difference({"mild": Frequency(np.zeros(SHAPE), 3)})
+
+
+@pytest.mark.parametrize("warp", [None, np.eye(4), lambda points: points + 0.5])
+def test_elsewhere_than_asked_nothing_is_found(warp):
+    """And where it was asked, the same as without asking; a warp is not followed elsewhere."""
+    mask, where = random_mask(), random_mask(seed=9)
+    expected = to_template(mask, turned(7), SHAPE, AFFINE, warp) & where
+    assert expected.any()
+    np.testing.assert_array_equal(to_template(mask, turned(7), SHAPE, AFFINE, warp, where), expected)
+    points = []
+    to_template(mask, turned(7), SHAPE, AFFINE, lambda p: points.append(len(p)) or p, where)
+    assert sum(points) == where.sum()
+    with pytest.raises(ValueError, match="not on the template's grid"):
+        to_template(mask, AFFINE, SHAPE, AFFINE, warp, where[1:])
+
+
+def test_warped_scans_are_counted():
+    masks = [("mild", None), ("mild", np.eye(4)), ("severe", None), ("mild", np.eye(4))]
+    found = group_frequencies((MaskedScan(g, random_mask(), AFFINE, w) for g, w in masks), SHAPE, AFFINE)
+    assert {name: (one.scans, one.warped) for name, one in found.items()} == {"mild": (3, 2), "severe": (1, 0)}

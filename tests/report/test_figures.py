@@ -204,6 +204,13 @@ def test_heat_map_outlines_what_is_significant(heat):
     assert contours[1] > contours[0]
 
 
+NOTE = "First scans. 160 of 232 scans moved to MNI152NLin2009aSym along their warp, 72 taken to lie there already"
+
+
+def test_heat_map_says_how_scans_came_into_template_space(heat):
+    assert NOTE in [text.get_text() for text in heatmap_figure(*heat, AFFINE, note=NOTE).texts]
+
+
 def test_no_text_overlaps_or_leaves_the_page(heat):
     long = [f"{title}, predicted probability of severe 0.08" for title in ("Mild: EDSS 2.5", "Severe: EDSS 6.5")]
     labels = ("mild, 160 scans", "severe, 72 scans", "severe − mild")
@@ -212,6 +219,7 @@ def test_no_text_overlaps_or_leaves_the_page(heat):
         inversion_curves_figure(curves(), {"Gradients": PANELS["Gradients"]}, REFERENCE),
         scan_overlays_figure([scan(title) for title in long], ["qT1", "MWF", "NDI"], "top 40 % of the combined map"),
         heatmap_figure(*heat, AFFINE, labels=labels, significant=heat[2] > 0.5),
+        heatmap_figure(*heat, AFFINE, labels=labels, significant=heat[2] > 0.5, note=NOTE),
     ):
         assert overlapping_texts(figure) == []
 

@@ -470,11 +470,13 @@ def _findings(store: Store, study: str) -> None:
         about = {"atlas": "approximate", "region": region, "voxels": voxels, "volume_mm3": 8.0 * voxels}
         about |= {f"peak_{axis}_mm": None if mild is None else -10.0 for axis in "xyz"}
         rows += [
-            about | {"group": group, "mean": mean, "peak": top, "share_above": mean, "p_corrected": corrected}
-            for group, mean, top, corrected in (
-                ("mild", mild, mild, None),
-                ("severe", severe, severe, None),
-                ("severe - mild", difference, peak, p),
+            about
+            | {"group": group, "mean": mean, "peak": top, "share_above": mean, "p_corrected": corrected}
+            | {"n": n, "n_warped": n - 1}
+            for group, mean, top, corrected, n in (
+                ("mild", mild, mild, None, 5),
+                ("severe", severe, severe, None, 7),
+                ("severe - mild", difference, peak, p, 12),
             )
         ]
     store.write("region_frequencies", study, "all", pl.DataFrame(rows, infer_schema_length=None))
@@ -532,6 +534,9 @@ def fill(root: Path) -> Store:
         for analysis, statistic, found in (
             ("lrp, all scans", "spearman_rho", rho),
             ("lrp, all scans, adjusted for age, sex, lesion", "partial_spearman_rho", partial),
+            # held fixed without lesion volume: says nothing about it, however the column is called
+            ("lrp, all scans, adjusted for age, sex", "partial_spearman_rho", rho),
+            ("lrp, all scans, adjusted for lesion_count", "partial_spearman_rho", rho),
         )
         for top, image, r, p in found
     ]

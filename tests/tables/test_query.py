@@ -107,12 +107,14 @@ def test_more_than_lesion_volume(database: Path) -> None:
 
 
 def test_regions_mild_and_severe(database: Path) -> None:
+    frame = answer(database, "regions_mild_and_severe")
     columns = ("region", "mild", "severe", "difference", "peak_difference", "x_mm", "p_corrected", "significant")
-    assert of(answer(database, "regions_mild_and_severe"), "disability", *columns) == [
+    assert of(frame, "disability", *columns) == [
         ("thalamus_left", 0.1, 0.5, 0.4, 0.75, -10.0, 0.01, True),
         ("cerebellum_left", 0.3, 0.2, -0.1, -0.5, -10.0, 0.6, False),
         ("pallidum_left", None, None, None, None, None, None, None),
     ]
+    assert set(of(frame, "disability", "people", "warped")) == {(12, 11)}
 
 
 def test_disagreement_between_folds(database: Path) -> None:

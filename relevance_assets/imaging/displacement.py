@@ -1,0 +1,100 @@
+"""Displacement fields: where a point of a scan lies in the template, and the way back.
+
+Belongs here: reading a field, following it, inverting it. Does not belong here: how a field is found (registration),
+where its file lies (`assets/heat_maps.py`), moving masks along it (`evidence/heatmap.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from relevance_assets.imaging.grid import Grid, same_grid
+from relevance_assets.imaging.volumes import ScanError
+
+__all__ = ["Displacement", "inverse", "read_displacement"]
+
+CLOSE_MM = 0.05  # an inverse that leads back this close is one
+STEPS = 100
+DAMPING = 0.7  # undamped, the iteration would not end where a field stretches lengths by two or more
+
+
+@dataclass(frozen=True, eq=False)
+class Displacement:
+    """A field of displacements; called with (n, 3) points in RAS+ mm it gives where they are moved to, (n, 3).
+
+    Attributes
+    ----------
+    values : (x, y, z, 3)
+        mm, along RAS+ whatever the axes of the grid. Linear between voxel centres, constant beyond the outermost.
+    grid : Grid
+    """
+
+    values: np.ndarray
+    grid: Grid
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        to_voxels = np.linalg.inv(self.grid.affine)
+        place = to_voxels[:3, :3] @ points.T + to_voxels[:3, 3:]
+        parts = [
+            ndimage.map_coordinates(self.values[..., axis], place, output=np.float64, order=1, mode="nearest")
+            for axis in range(3)
+        ]
+        return points + np.stack(parts, axis=1)
+
+
+def read_displacement(path: Path, native: Grid) -> Displacement:
+    """Read `*_from-<scan>_to-<template>_mode-image_xfm.nii.gz` as the synthetic cohort's truth has it.
+
+    A vector per voxel of the scan's own grid, in mm along RAS+: the voxel's position plus this vector is its position
+    in the template. Programs that keep the way from the template to the scan (ITK, ANTs, greedy) must turn it round;
+    their fields lie on the template's grid, and are refused for that.
+
+    Parameters
+    ----------
+    native : Grid
+        Of the scan's first contrast.
+
+    Raises
+    ------
+    ScanError
+        Not a NIfTI, not five axes (x, y, z, 1, 3), another grid, values that are not finite.
+    """
+    try:
+        image = nib.Nifti1Image.from_filename(path)
+        values = np.asarray(image.dataobj, dtype=np.float32)
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        said = str(error).split("\n", 1)[0]
+        raise ScanError(f"{path}: cannot be read as a displacement field in NIfTI ({said}); export it again") from None
+    if values.ndim != 5 or values.shape[3:] != (1, 3):
+        raise ScanError(f"{path}: has shape {values.shape}; a displacement field has (x, y, z, 1, 3)")
+    grid = Grid((values.shape[0], values.shape[1], values.shape[2]), np.asarray(image.affine, dtype=np.float64))
+    if not same_grid(grid, native):
+        raise ScanError(f"{path}: must lie on the scan's own grid {native.shape} and lead from there to the template")
+    if not np.isfinite(values).all():
+        raise ScanError(f"{path}: holds NaN or infinite displacements; register the scan again")
+    return Displacement(values[:, :, :, 0], grid)
+
+
+def inverse(field: Displacement, grid: Grid) -> Displacement:
+    """The way back, at the voxel centres of `grid`: `field(inverse(field, grid)(point))` is the point again.
+
+    Raises
+    ------
+    ValueError
+        The field folds, or is so steep that no way back is found.
+    """
+    indices = np.indices(grid.shape).reshape(3, -1).T
+    wanted = indices @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    here = wanted.copy()
+    for _ in range(STEPS):
+        missing = wanted - field(here)
+        here += DAMPING * missing
+        if np.abs(missing).max() < CLOSE_MM:
+            values = (here - wanted).astype(np.float32).reshape(*grid.shape, 3)
+            return Displacement(values, grid)
+    raise ValueError(f"a displacement field cannot be inverted: {np.abs(missing).max():.2g} mm are left; does it fold?")
