@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,13 +136,17 @@ class Inversions:
         return len(self.cuts)
 
     def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
-        """The different images, (n, C, X, Y, Z) with n <= `size`, in the order of their numbers."""
+        """The different images, (n, C, X, Y, Z) with n <= `size`, in the order of their numbers.
+
+        The scan as it is comes first and alone: a batch's neighbours show in the last bits of what a network says, and
+        nothing inverted shall be what it says of the scan anyway.
+        """
         index = np.flatnonzero(self.brain)
         images = self.images.reshape(len(self.images), -1)
         as_is = images[:, index]
         inverted = 1 - as_is
-        for start in range(0, len(self.cuts), size):
-            cuts = self.cuts[start : start + size]
+        for start, stop in pairwise([0, *range(1, len(self.cuts), size), len(self.cuts)]):
+            cuts = self.cuts[start:stop]
             batch = np.repeat(images[None], len(cuts), axis=0)
             for image, cut in zip(batch, cuts, strict=True):
                 image[:, index] = np.where(_cut_mask(cut), inverted, as_is)

@@ -238,6 +238,7 @@ def test_batches_in_order():
         assert max(len(batch) for batch in batches) <= size
         assert all(batch.dtype == np.float32 for batch in batches)
         np.testing.assert_array_equal(np.concatenate(batches), predicted)
+        assert len(batches[0]) == 1, "the scan as it is has no neighbours"
 
 
 def test_chance_comes_from_the_generator_alone():
