@@ -43,6 +43,11 @@ def scenarios(workspace: Workspace) -> list[tuple[str, str]]:
     return found
 
 
+def judged(workspace: Workspace) -> set[str]:
+    """Scans that an AUC is made of: all but those that came after the split."""
+    return {scan for scan, (side, _) in workspace.sides.items() if side != "new"}
+
+
 # ------------------------------------------------------------------------------------------------------ inversions
 def _inversions(workspace: Workspace) -> Stage:
     study = workspace.study
@@ -116,9 +121,10 @@ def _inversions(workspace: Workspace) -> Stage:
         name="inversions",
         version="1",
         description="What the models say when the most relevant voxels of a scan are inverted, q <- 1 - q: by every "
-        "method's masks, by masks of equal area, by random masks, and by the planted region where there is one.",
+        "method's masks, by masks of equal area, by random masks, and by the planted region where there is one. Scans "
+        "that came after the split are left out: no AUC is made of them.",
         tables=("inversions",),
-        items=lambda: sorted(workspace.results("relevance_maps")),
+        items=lambda: sorted(judged(workspace) & workspace.results("relevance_maps").keys()),
         inputs=inputs,
         work=work,
         partition="scan",
@@ -137,7 +143,8 @@ def _inversion_curves(workspace: Workspace) -> Stage:
     assert settings is not None
 
     def inputs(_: str) -> Any:
-        results = workspace.results("inversions")
+        known = judged(workspace)
+        results = {scan: result for scan, result in workspace.results("inversions").items() if scan in known}
         if not results:
             raise NotReady("no inversion yet: inversions")
         people = workspace.read("scans").filter(pl.col("scan").is_in(list(results)))
