@@ -93,7 +93,7 @@ def ball(shape: tuple[int, ...], size: float) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------ explanations
 def explanations(given: Case, repeats: int) -> list[Cost]:
     """A forward, a pass, every method alone, and all together."""
-    counts = passes(given.model, given.study.methods, given.scan.images, given.scan.covariates)
+    counts = passes(given.model, given.study.methods, *given.scan[:3])
     network, q, p = _inputs(given, torch.float64)
     q.requires_grad_()
 

@@ -246,6 +246,7 @@ def _panels(workspace: Workspace) -> tuple[Any, Any]:
 
 
 def _scenario_table(workspace: Workspace, costs: dict[str, float]) -> pl.DataFrame:
+    from relevance_assets.relevance.cost import TOGETHER
     from relevance_assets.relevance.others import is_baseline
 
     rows = []
@@ -261,6 +262,7 @@ def _scenario_table(workspace: Workspace, costs: dict[str, float]) -> pl.DataFra
                 "rules": rules,
                 "product": None if is_baseline(method.composite) else method.product,
                 "passes": costs.get(name),
+                "passes_together": costs[TOGETHER],
             }
         )
     return pl.DataFrame(rows, schema_overrides={"number": pl.Int64, "product": pl.String, "passes": pl.Float64})
@@ -271,14 +273,16 @@ def _costs(workspace: Workspace) -> dict[str, float]:
     import numpy as np
     import torch
 
+    from relevance_assets.imaging.volumes import load_volume
     from relevance_assets.relevance.cost import passes
     from relevance_assets.training.checkpoint import load
 
     study = workspace.study
     model = load(workspace.home.model(study.name, 0) / "model.pt")
-    shape = next(iter(workspace.read("volumes").select("shape_x", "shape_y", "shape_z").iter_rows()))
+    # of a real scan only the mask: rules do more where it leaves something out
+    brain = load_volume(workspace.mask_path(workspace.read("volumes")["scan"][0]))[0] > 0
     random = np.random.default_rng(0)
-    images = random.random((len(study.contrasts), *shape))
+    images = random.random((len(study.contrasts), *brain.shape))
     covariates = random.random(len(study.cohort.covariates))
     with torch.random.fork_rng(devices=[]):
-        return passes(model, study.methods, images, covariates)
+        return passes(model, study.methods, images, covariates, brain)

@@ -157,6 +157,8 @@ _ALL = (
         _text("product", "rule for gated products; null for a baseline", nullable=True),
         _real("passes", "cost of the method's maps by itself, in FLOPs of one forward and backward pass",
               nullable=True),
+        _real("passes_together", "cost of all the study's methods together, which share work; the same in every row",
+              nullable=True),
     )),
     _table("relevance_maps", "Relevance maps and what they sum to.", (_METHOD, _FOLD, _SCAN, _CONTRAST), (
         _text("path", f"map on the prepared grid, {_PATH}; null for a fold's part of 'ensemble'", nullable=True),

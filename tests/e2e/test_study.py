@@ -80,6 +80,7 @@ def test_the_evidence_is_there(finished: Home) -> None:
     areas = table(finished, "inversion_areas")
     assert areas.filter((pl.col("control") == "own") & (pl.col("against") == "nothing")).height == 5
     assert table(finished, "scenarios")["passes"].min() >= 1
+    assert table(finished, "scenarios")["passes_together"].n_unique() == 1
 
     sanity = table(finished, "sanity")
     assert set(sanity["method"]) == {"lrp_attention"}
