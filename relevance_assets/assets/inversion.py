@@ -119,7 +119,7 @@ def _inversions(workspace: Workspace) -> Stage:
 
     return Stage(
         name="inversions",
-        version="1",
+        version="2",
         description="What the models say when the most relevant voxels of a scan are inverted, q <- 1 - q: by every "
         "method's masks, by masks of equal area, by random masks, and by the planted region where there is one. Scans "
         "that came after the split are left out: no AUC is made of them.",
@@ -181,7 +181,7 @@ def _inversion_curves(workspace: Workspace) -> Stage:
         path = workspace.figure_path("inversionCurves")
         figure = inversion_curves_figure(curves, *_panels(workspace))
         save(figure, path)
-        own = areas.filter((pl.col("control") == "own") & (pl.col("against") == NOTHING)).sort("value")
+        best = areas.filter((pl.col("control") == "matched") & (pl.col("against") == NOTHING)).sort("value")
         return Done(
             tables={
                 "inversion_curves": curves,
@@ -191,16 +191,19 @@ def _inversion_curves(workspace: Workspace) -> Stage:
             result=fingerprint(curves.rows(), areas.rows(), sha256(path)),
             metadata={
                 f"area_{number}_{method}_{use}": value
-                for number, (method, use, value) in enumerate(own.select("method", "map", "value").iter_rows(), start=1)
+                for number, (method, use, value) in enumerate(
+                    best.select("method", "map", "value").iter_rows(), start=1
+                )
             }
             | {"passes_of_all_together": costs[TOGETHER], "figure": picture(thumbnail(path), "AUC after inversion")},
         )
 
     return Stage(
         name="inversion_curves",
-        version="1",
+        version="2",
         description="AUC after inversion of the top N % for every scenario and control, the area under each curve with "
-        "a bootstrap interval over people, and paired differences from the reference scenario.",
+        "a bootstrap interval over people, and paired differences from the reference scenario; the planted region "
+        "beside random masks and each scenario's mask of its size.",
         tables=("inversion_curves", "inversion_areas", "scenarios"),
         items=lambda: [ALL],
         inputs=inputs,
