@@ -37,8 +37,8 @@ from relevance_assets.training.predict import Predictor
 __all__ = ["PERCENTS", "EXACT", "Case", "Cost", "Scan", "case", "explanations", "inversions"]
 
 PERCENTS = tuple(range(10, 101, 10))  # and 0, the scan as it is
-BATCH = 8  # as the stage `inversions` has it
-SAMPLE = 8  # batches by which ways to predict are compared
+BATCH = 4  # as the stage `inversions` has it
+SAMPLE = 16  # batches by which ways to predict are compared
 EXACT = f"{TOGETHER}, gradients in float64"
 
 
@@ -93,7 +93,7 @@ def ball(shape: tuple[int, ...], size: float) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------ explanations
 def explanations(given: Case, repeats: int) -> list[Cost]:
     """A forward, a pass, every method alone, and all together."""
-    counts = passes(given.model, given.study.methods, given.scan.images, given.scan.covariates)
+    counts = passes(given.model, given.study.methods, *given.scan[:3])
     network, q, p = _inputs(given, torch.float64)
     q.requires_grad_()
 
@@ -137,8 +137,8 @@ def _inputs(given: Case, dtype: torch.dtype) -> tuple[nn.Module, torch.Tensor, t
 def inversions(given: Case, repeats: int) -> tuple[Inversions, dict[str, dict[str, float]]]:
     """The plan for eleven quantiles with every control, and seconds by name.
 
-    `planning` is of the whole scan, `folded` and `not folded` of one inversion, from the first batches. `forward`: of
-    the network alone, in as large a batch and the same order in memory.
+    `planning` is of the whole scan, `inversion` of one, from the first batches. `forward`: of the network alone, in as
+    large a batch and the same order in memory.
     """
     settings, scan = given.study.inversion, given.scan
     assert settings is not None
@@ -161,10 +161,10 @@ def inversions(given: Case, repeats: int) -> tuple[Inversions, dict[str, dict[st
 
     plan = planned()
     network, q, p = _inputs(given, torch.float32)
-    ways = {"folded": Predictor(given.model, folded=True), "not folded": Predictor(given.model)}
+    predictor = Predictor(given.model)
 
-    def predict(way: str) -> Callable[[], Any]:
-        return lambda: ways[way].outputs(islice(plan.batches(BATCH), SAMPLE), scan.covariates)
+    def predict() -> Any:
+        return predictor.outputs(islice(plan.batches(BATCH), SAMPLE), scan.covariates)
 
     layout = memory_format(torch.device(given.device))
     network, q = network.to(memory_format=layout), q.repeat(BATCH, 1, 1, 1, 1).contiguous(memory_format=layout)
@@ -174,7 +174,7 @@ def inversions(given: Case, repeats: int) -> tuple[Inversions, dict[str, dict[st
         with torch.inference_mode():
             return [network(q, p) for _ in range(SAMPLE)]
 
-    times = seconds({"forward": forwards, **{way: predict(way) for way in ways}}, repeats, given.device)
+    times = seconds({"forward": forwards, "inversion": predict}, repeats, given.device)
     images = min(plan.predictions, SAMPLE * BATCH)
     times = {name: {key: value / images for key, value in time.items()} for name, time in times.items()}
     return plan, times | seconds({"planning": planned}, repeats, given.device)

@@ -6,6 +6,7 @@ import errno
 import json
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from relevance_assets.cli import app
-from relevance_assets.configuration import read_settings
+from relevance_assets.configuration import load_studies, read_settings, remember
 from relevance_assets.home import Home
 from relevance_assets.report.terminal import frame_table
 
@@ -53,8 +54,31 @@ def test_wrong_words_are_answered_in_one_line(home: Home, words: tuple[str, ...]
     text = ask(*words, code=2)
     assert message in text
     assert "Traceback" not in text
-    for name in ("brain_age", "synthetic_cohort"):
+    for name in ("brain_age", "disability", "synthetic_cohort"):
         assert not home.settings(name).exists(), "a refused setting must not be remembered"
+
+
+@pytest.mark.parametrize("said", [{}, {"training.epochs": 3}, {"inversion.top_percents": [50]}, {"inversion": None}])
+def test_the_demo_inverts_at_fewer_quantiles_unless_told(
+    home: Home, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]
+) -> None:
+    """Kept as --set keeps it: a second call, and the web UI, see the same study."""
+    monkeypatch.setattr("relevance_assets.cli._run", lambda *words, **options: None)
+    remember(home, "disability", said)
+    fewer = (
+        {} if any(name.startswith("inversion") for name in said) else {"inversion.top_percents": [20, 40, 60, 80, 100]}
+    )
+    for _ in range(2):
+        ask("demo")
+        assert read_settings(home.settings("disability")) == said | fewer
+    study = load_studies(home)["disability"]
+    assert (study.inversion.top_percents if study.inversion else None) == (said | fewer).get("inversion.top_percents")
+
+
+def test_everybody_else_inverts_at_ten_quantiles(home: Home) -> None:
+    study = load_studies(home)["disability"]
+    assert study.inversion is not None
+    assert study.inversion.top_percents == list(range(10, 101, 10))
 
 
 def test_a_refused_setting_leaves_the_earlier_ones(home: Home) -> None:

@@ -299,8 +299,8 @@ def _predictions(workspace: Workspace) -> Stage:
 
 
 @contextmanager
-def predictors(workspace: Workspace, *, folded: bool = False) -> Iterator[Callable[[str], Predictor]]:
-    """Each fold's model, opened when it is first asked for; `folded`: faster, equal but for rounding."""
+def predictors(workspace: Workspace) -> Iterator[Callable[[str], Predictor]]:
+    """Each fold's model, opened when it is first asked for."""
     from relevance_assets.precision import one_thread
     from relevance_assets.training.predict import Predictor
 
@@ -309,7 +309,7 @@ def predictors(workspace: Workspace, *, folded: bool = False) -> Iterator[Callab
     def model(fold: str) -> Predictor:
         if fold not in opened:
             path = workspace.home.model(workspace.study.name, int(fold)) / "model.pt"
-            opened[fold] = Predictor(path, folded=folded)
+            opened[fold] = Predictor(path)
         return opened[fold]
 
     with one_thread():

@@ -1,8 +1,7 @@
 """Which voxels of a scan are inverted, q <- 1 - q, to see what a network loses without them.
 
-Belongs here: inverting images, masks of a given number of voxels, and the list of all inversions that one scan
-needs. Does not belong here: masks by quantile (`masks.py`), the network that looks at the images, scores over scans
-(`statistics/inversion.py`).
+Belongs here: the list of all inversions that one scan needs, and the inverted images. Does not belong here: masks by
+quantile (`masks.py`), the network that looks at the images, scores over scans (`statistics/inversion.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from relevance_assets.evidence.masks import quantile_mask
 
-__all__ = ["CONTROLS", "Inversions", "invert", "plan_inversions", "random_masks", "top_voxels", "voxel_ranks"]
+__all__ = ["CONTROLS", "Inversions", "plan_inversions", "voxel_ranks"]
 
 Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -26,37 +26,10 @@ Ranks = NDArray[np.int32]
 # share the ranks, so that a scan's hundreds of masks weigh no more than its maps
 Cut = tuple[tuple[Ranks, int], ...]
 
-CONTROLS = ("own", "matched", "random", "planted", "random_planted")
+CONTROLS = ("own", "matched", "random", "planted", "random_planted", "matched_planted")
 
 
 # ------------------------------------------------------------------------------------------------------------ voxels
-def invert(images: Array, masks: Mask, brain: Mask) -> Array:
-    """Images with q <- 1 - q where mask and brain meet (Lu et al. 2023, arXiv 2308.07611); the rest as it is.
-
-    Parameters
-    ----------
-    images : (C, X, Y, Z)
-        Within [0, 1]; background, which is 0, stays so.
-    masks : (C, X, Y, Z) or (X, Y, Z)
-        One mask per image, or one for all.
-    brain : (X, Y, Z)
-
-    Raises
-    ------
-    ValueError
-        If shapes differ or an image leaves [0, 1].
-
-    Examples
-    --------
-    >>> invert(np.array([[0.0, 0.25, 0.5]]), np.array([True, True, False]), np.array([False, True, True])).tolist()
-    [[0.0, 0.75, 0.5]]
-    """
-    _check(images, brain)
-    if masks.shape not in (images.shape, brain.shape):
-        raise ValueError(f"masks {masks.shape} fit neither the images {images.shape} nor the brain {brain.shape}")
-    return np.where(masks.astype(bool) & brain.astype(bool), 1 - images, images)
-
-
 def voxel_ranks(relevance: Array, brain: Mask) -> Ranks:
     """Rank of each brain voxel by signed relevance: 0 for the largest; of equal ones the lower flat index first.
 
@@ -81,33 +54,6 @@ def voxel_ranks(relevance: Array, brain: Mask) -> Ranks:
     ranks = np.empty(len(values), np.int32)
     ranks[np.argsort(-values, kind="stable")] = np.arange(len(values), dtype=np.int32)
     return ranks
-
-
-def top_voxels(relevance: Array, brain: Mask, count: int) -> Mask:
-    """Exactly `count` brain voxels with the largest signed relevance; of equal ones the lower flat index first.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, the map is not finite inside the brain, or the brain has fewer voxels.
-    """
-    ranks = voxel_ranks(relevance, brain)
-    _check_count(count, len(ranks))
-    return _volume(ranks < count, brain)
-
-
-def random_masks(brain: Mask, count: int, draws: int, random: np.random.Generator) -> Mask:
-    """`draws` masks of exactly `count` brain voxels, uniform without replacement: (draws, X, Y, Z).
-
-    Raises
-    ------
-    ValueError
-        If the brain has fewer voxels.
-    """
-    voxels = int(brain.sum())
-    _check_count(count, voxels)
-    masks = [_volume(random.permutation(voxels) < count, brain) for _ in range(draws)]
-    return np.stack(masks) if masks else np.zeros((0, *brain.shape), bool)
 
 
 # ------------------------------------------------------------------------------------------------ a scan's inversions
@@ -135,13 +81,17 @@ class Inversions:
         return len(self.cuts)
 
     def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
-        """The different images, (n, C, X, Y, Z) with n <= `size`, in the order of their numbers."""
+        """The different images, (n, C, X, Y, Z) with n <= `size`, in the order of their numbers.
+
+        The scan as it is comes first and alone: a batch's neighbours show in the last bits of what a network says, and
+        nothing inverted shall be what it says of the scan anyway.
+        """
         index = np.flatnonzero(self.brain)
         images = self.images.reshape(len(self.images), -1)
         as_is = images[:, index]
         inverted = 1 - as_is
-        for start in range(0, len(self.cuts), size):
-            cuts = self.cuts[start : start + size]
+        for start, stop in pairwise([0, *range(1, len(self.cuts), size), len(self.cuts)]):
+            cuts = self.cuts[start:stop]
             batch = np.repeat(images[None], len(cuts), axis=0)
             for image, cut in zip(batch, cuts, strict=True):
                 image[:, index] = np.where(_cut_mask(cut), inverted, as_is)
@@ -163,7 +113,8 @@ def plan_inversions(
 ) -> Inversions:
     """Every inversion that a scan needs, each different image once.
 
-    A scenario is a method's maps used one by one, (method, 'individual'): the mask of contrast l's map inverts
+    Inverted is q <- 1 - q, of brain voxels only: background, which is 0, stays so (Lu et al. 2023, arXiv 2308.07611). A
+    scenario is a method's maps used one by one, (method, 'individual'): the mask of contrast l's map inverts
     contrast l; or together, (method, 'combined'): the combined map's mask inverts every contrast. Controls:
 
     - 'own': the scenario's quantile masks. Their sizes differ between scenarios.
@@ -174,6 +125,8 @@ def plan_inversions(
     - 'random': uniform masks of the reference's own sizes, `draws` of them, nested over N within a draw.
     - 'planted': the truth's region, on every contrast, and 'random_planted': uniform masks of its size; both have
       method 'planted', map 'combined', N = 100. Only where `planted` is given.
+    - 'matched_planted': as 'matched', of the planted region's size in place of the reference's: each scenario's answer
+      to 'planted'. N = 100, whose own sizes share the pairs out. Only where `planted` is given.
 
     'own', 'matched' and 'random' begin with N = 0, the scan as it is, which is prediction 0 of all of them.
 
@@ -212,28 +165,29 @@ def plan_inversions(
     plan = _Plan(images, brain)
     for scenario, nested in scenarios.items():
         for top_percent in (0, *percents):
-            own = [one.sizes[top_percent] for one in nested]
             if "own" in controls:
-                plan.add(scenario, "own", top_percent, 0, _cut(nested, own))
+                plan.add(scenario, "own", top_percent, 0, _own(nested, top_percent))
             if "matched" in controls:
                 pairs = sum(one.sizes[top_percent] for one in fixed)
-                sizes = _shares(pairs, own, int(brain.sum())) if scenario[1] == "individual" else None
-                plan.add(scenario, "matched", top_percent, 0, _cut(nested, sizes or [pairs // contrasts] * contrasts))
+                plan.add(scenario, "matched", top_percent, 0, _matched(scenario, nested, top_percent, pairs))
     if "random" in controls:
         for draw, lot in enumerate(lots):
             for top_percent in (0, *percents):
-                cut = tuple((ranks, one.sizes[top_percent]) for ranks, one in zip(lot, fixed, strict=True))
-                plan.add(reference, "random", top_percent, draw, cut)
+                masks = [_Nested(ranks, one.sizes) for ranks, one in zip(lot, fixed, strict=True)]
+                plan.add(reference, "random", top_percent, draw, _own(masks, top_percent))
     if planted is not None:
         if planted.shape != brain.shape:
             raise ValueError(f"planted region {planted.shape} and brain mask {brain.shape} differ in shape")
         inside = planted.astype(bool)[brain]
-        truth = ("planted", "combined")
+        truth, voxels = ("planted", "combined"), int(inside.sum())
         if "planted" in controls:
             plan.add(truth, "planted", 100, 0, (((~inside).astype(np.int32), 1),) * contrasts)
         if "random_planted" in controls:
             for draw, lot in enumerate(lots):
-                plan.add(truth, "random_planted", 100, draw, ((lot[0], int(inside.sum())),) * contrasts)
+                plan.add(truth, "random_planted", 100, draw, ((lot[0], voxels),) * contrasts)
+        if "matched_planted" in controls:
+            for scenario, nested in scenarios.items():
+                plan.add(scenario, "matched_planted", 100, 0, _matched(scenario, nested, 100, voxels * contrasts))
     return Inversions(plan.rows, images, brain, plan.cuts)
 
 
@@ -294,7 +248,7 @@ def _nested(relevance: Array, brain: Mask, percents: Sequence[int]) -> _Nested:
     positive = np.sort(positive[positive > 0])
     every = np.ones(len(positive), bool)
     sizes = {percent: int(quantile_mask(positive, every, percent)[0].sum()) for percent in percents}
-    return _Nested(ranks, {0: 0, **sizes})
+    return _Nested(ranks, {0: 0, 100: len(positive), **sizes})
 
 
 def _lot(kind: str, contrasts: int, voxels: int, random: np.random.Generator) -> list[Ranks]:
@@ -323,7 +277,16 @@ def _shares(pairs: int, weights: Sequence[int], limit: int) -> list[int]:
     return shares
 
 
-def _cut(nested: Sequence[_Nested], sizes: Sequence[int]) -> Cut:
+def _own(nested: Sequence[_Nested], top_percent: int) -> Cut:
+    """The quantile masks."""
+    return tuple((one.ranks, one.sizes[top_percent]) for one in nested)
+
+
+def _matched(scenario: tuple[str, str], nested: Sequence[_Nested], top_percent: int, pairs: int) -> Cut:
+    """A scenario's top voxels, so many pairs of voxel and contrast in all."""
+    if scenario[1] == "combined":
+        return tuple((one.ranks, pairs // len(nested)) for one in nested)
+    sizes = _shares(pairs, [one.sizes[top_percent] for one in nested], len(nested[0].ranks))
     return tuple((one.ranks, size) for one, size in zip(nested, sizes, strict=True))
 
 
@@ -332,20 +295,8 @@ def _cut_mask(cut: Cut) -> Mask:
     return np.stack([ranks < size for ranks, size in cut])
 
 
-def _volume(inside: Mask, brain: Mask) -> Mask:
-    """A mask on the grid from one over the brain's voxels."""
-    mask = np.zeros(brain.shape, bool)
-    mask[brain.astype(bool)] = inside
-    return mask
-
-
 def _check(images: Array, brain: Mask) -> None:
     if images.shape[1:] != brain.shape:
         raise ValueError(f"images {images.shape} and brain mask {brain.shape} do not fit together")
     if not ((images >= 0) & (images <= 1)).all():
         raise ValueError("images to invert must lie in [0, 1]: normalise them, and replace NaN")
-
-
-def _check_count(count: int, voxels: int) -> None:
-    if not 0 <= count <= voxels:
-        raise ValueError(f"cannot take {count} of the brain's {voxels} voxels")

@@ -24,7 +24,11 @@ TOGETHER = "all together"
 
 
 def passes(
-    model: nn.Module, methods: Mapping[str, Method], images: ArrayLike, covariates: ArrayLike
+    model: nn.Module,
+    methods: Mapping[str, Method],
+    images: ArrayLike,
+    covariates: ArrayLike,
+    brain: ArrayLike | None = None,
 ) -> dict[str, float]:
     """FLOPs of each method's maps of one scan, and of all methods together, by those of a forward and backward pass.
 
@@ -36,6 +40,8 @@ def passes(
         By name.
     images : (C, X, Y, Z)
     covariates : (P,)
+    brain : (X, Y, Z) bool
+        As `Scenarios` takes it. Rules cost more with a mask that leaves something out.
 
     Returns
     -------
@@ -55,8 +61,8 @@ def passes(
     found = {}
     for name, chosen in {**{name: {name: method} for name, method in methods.items()}, TOGETHER: methods}.items():
         scenarios = Scenarios(model, chosen)
-        scenarios(images, covariates)  # traces
-        found[name] = _flops(lambda scenarios=scenarios: scenarios(images, covariates)) / one
+        scenarios(images, covariates, brain)  # traces
+        found[name] = _flops(lambda scenarios=scenarios: scenarios(images, covariates, brain)) / one
     return found
 
 

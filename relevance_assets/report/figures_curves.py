@@ -37,7 +37,8 @@ def inversion_curves_figure(curves: pl.DataFrame, panels: Mapping[str, Sequence[
     """AUC against N, a line per scenario in panels by where relevance starts; the reference in each of them, in black.
 
     Around each line the range over folds. In grey, behind, what random masks of the reference's area do; as a
-    dashed line what the planted region itself does, where there is one: the ceiling of any mask.
+    dashed line what the planted region itself does, where there is one: the ceiling of any mask. Below 0.5 an inversion
+    has reversed decisions, which is no more information lost than at 0.5; the line of chance says so.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def _draw(curves: pl.DataFrame, panels: Mapping[str, Sequence[Line]], reference:
     if low < 0.5 < high:
         for axis in axes:
             axis.axhline(0.5, color=GREY, linewidth=0.8, zorder=0)
-        axes[0].text(0, 0.498, "chance", va="top", fontsize=9, color="#595959")
+        axes[0].text(0, 0.498, "chance; below: decisions reversed, no more lost", va="top", fontsize=9, color="#595959")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # done once: every further drawing would move things by a little
     return figure

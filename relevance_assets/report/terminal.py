@@ -106,32 +106,61 @@ def _scores(study: Study, store: Store) -> RenderableType | None:
 
 
 def _scenarios(study: Study, store: Store) -> RenderableType | None:
-    """Mean AUC under inversion, of each scenario's own masks and of masks of one area."""
-    areas = store.read("inversion_areas", study.name).filter(pl.col("against") == "nothing")
+    """Mean AUC under inversion of as many voxels by every scenario, best first, and how they differ from the reference.
+
+    Own masks come last: their sizes differ, so they rank nothing.
+    """
+    areas = store.read("inversion_areas", study.name)
     if areas.is_empty():
         return None
-    named = store.read("scenarios", study.name).join(areas, on=["method", "map"])
-    own = named.filter(pl.col("control") == "own")
-    matched = named.filter(pl.col("control") == "matched").select("method", "map", matched="value")
-    joined = own.join(matched, on=["method", "map"], how="left").sort("number", "method", "map", nulls_last=True)
-    rows = [
-        [row["number"], row["method"], row["map"], row["value"], _interval(row), row["matched"], row["passes"]]
-        for row in joined.iter_rows(named=True)
-    ]
+    alone = areas.filter(pl.col("against") == "nothing")
+    named = store.read("scenarios", study.name)
+    for control in ("own", "matched_planted"):
+        value = alone.filter(pl.col("control") == control).select("method", "map", pl.col("value").alias(control))
+        named = named.join(value, on=["method", "map"], how="left")
+    matched = areas.filter(pl.col("control") == "matched")
+    # of the reference less the scenario: what the scenario is better by
+    better = matched.select("against", better="value", better_low="ci_low", better_high="ci_high")
+    ranked = (
+        named.join(matched.filter(pl.col("against") == "nothing"), on=["method", "map"])
+        .with_columns(against=pl.concat_str("method", "map", separator=" "))
+        .join(better, on="against", how="left")
+        .sort("value", "number", "method", "map", nulls_last=True)
+    )
+    rows = []
+    for row in ranked.iter_rows(named=True):
+        paired = _interval({"ci_low": row["better_low"], "ci_high": row["better_high"]})
+        measured = (
+            row["value"],
+            _interval(row),
+            row["better"],
+            paired,
+            row["own"],
+            row["matched_planted"],
+            row["passes"],
+        )
+        rows.append([row["number"], row["method"], row["map"], *measured])
     curves = store.read("inversion_curves", study.name).filter(pl.col("fold") == "mean")
     whole = curves.filter((pl.col("control") == "own") & (pl.col("top_percent") == 0))["auc"]
     said = [f"nothing inverted {_number(whole[0])}"] if len(whole) else []
-    for control, words in (("planted", "planted region"), ("random_planted", "as many random voxels")):
-        found = curves.filter(pl.col("control") == control)["auc"].mean()
+    for control, words in (
+        ("planted", "planted region"),
+        ("random_planted", "as many random voxels"),
+        ("random", "random masks over all N"),
+    ):
+        found = alone.filter(pl.col("control") == control)["value"].mean()
         said += [f"{words} {_number(found)}"] if found is not None else []
-    chance = areas.filter(pl.col("control") == "random")["value"].mean()
-    said += [f"random masks over all N {_number(chance)}"] if chance is not None else []
-    return _table(
-        f"Mean AUC when the top N % are inverted, less is better ({', '.join(said)})",
-        ["", "method", "maps", "own masks", "95 % interval", "equal areas", "cost"],
+    measures = "AUC", "95 % interval", "better by", "95 % interval", "own masks", "planted size", "cost"
+    table = _table(
+        f"Mean AUC over N when all invert as many voxels, best first: less is better ({', '.join(said)})",
+        ["", "method", "maps", *measures],
         rows,
         right_from=3,
     )
+    together = named["passes_together"].max()
+    if together is None:
+        return table
+    return Group(table, Text(f"all together: {_number(together)} forward + backward passes", style="dim"))
 
 
 def _localisation(study: Study, store: Store) -> RenderableType | None:

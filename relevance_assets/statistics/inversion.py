@@ -1,4 +1,4 @@
-"""What inverting voxels does to a model's AUC: curves over the top N %, the areas under them, the random band.
+"""What inverting voxels does to a model's AUC: curves over the top N %, the areas under them, the planted region.
 
 Belongs here: statistics over scans whose outputs after inversion are known. Does not belong here: which voxels are
 inverted (`evidence/inversion.py`), running the network.
@@ -11,22 +11,29 @@ all test scans.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
 
 from relevance_assets.statistics.resampling import draw_weights, percentile_interval
 
-__all__ = ["inversion_areas", "inversion_curves", "random_band"]
+__all__ = ["inversion_areas", "inversion_curves"]
+
+Curve = tuple[str, str, str]  # of `_CURVE`
 
 _CURVE = ("method", "map", "control")
 _POINT = (*_CURVE, "top_percent", "draw")
 _NEEDED = ("scan", "participant_id", "fold", "set", "target", *_POINT, "output", "share_of_brain")
-# curves whose areas are compared; the planted region is one point
-_AREAS = ("own", "matched", "random")
+_PLANTED = ("planted", "combined", "planted")
+_PLANTED_CHANCE = ("planted", "combined", "random_planted")
+# controls of the planted region's size: one point, which counts as a whole curve
+_POINTS = ("planted", "random_planted", "matched_planted")
+_SHARES = ("share_of_brain", "share_of_brain_lower", "share_of_brain_upper")
 # a difference of 0 must count as 0, whatever the order of summation
 _TIE = 1e-12
 _AREA_SCHEMA = {
-    **dict.fromkeys((*_CURVE, "against"), pl.String),
+    **dict.fromkeys((*_CURVE, "against", "percents"), pl.String),
     **dict.fromkeys(("value", "ci_low", "ci_high", "p"), pl.Float64),
     **dict.fromkeys(("n", "resamples"), pl.Int64),
 }
@@ -40,8 +47,9 @@ def inversion_curves(outputs: pl.DataFrame) -> pl.DataFrame:
     Returns
     -------
     method, map, control, top_percent, draw, fold ('0', ... or 'mean'), auc, low, high, n, n_positive, share_of_brain
-    (mean over scans). A fold's AUC is null for want of one class. 'mean' has the mean over the folds that have an AUC
-    and their range, low and high (null for single folds); its n and n_positive count each scan once.
+    (mean over scans), share_of_brain_lower and share_of_brain_upper (over the scans of one class). A fold's AUC is null
+    for want of one class. 'mean' has the mean over the folds that have an AUC and their range, low and high (null for
+    single folds); its n and n_positive count each scan once.
 
     Raises
     ------
@@ -50,7 +58,7 @@ def inversion_curves(outputs: pl.DataFrame) -> pl.DataFrame:
         finite, or no validation and test scans.
     """
     outputs = _judged(outputs)
-    positive = pl.col("target") == 1
+    positive, share = pl.col("target") == 1, pl.col("share_of_brain")
     ones, zeros = positive.sum(), (~positive).sum()
     # Mann-Whitney: ranks of the positives less the least they could be
     above = pl.col("output").rank("average").filter(positive).sum() - ones * (ones + 1) / 2
@@ -58,15 +66,17 @@ def inversion_curves(outputs: pl.DataFrame) -> pl.DataFrame:
         pl.when((ones > 0) & (zeros > 0)).then(above / (ones * zeros)).alias("auc"),
         n=pl.len(),
         n_positive=ones,
-        share_of_brain=pl.col("share_of_brain").mean(),
+        share_of_brain=share.mean(),
+        share_of_brain_lower=share.filter(~positive).mean(),
+        share_of_brain_upper=share.filter(positive).mean(),
     )
     auc = pl.col("auc")
     means = folds.group_by(_POINT, maintain_order=True).agg(
-        auc.mean(), pl.col("share_of_brain").mean(), low=auc.min(), high=auc.max(), fold=pl.lit("mean")
+        auc.mean(), pl.col(_SHARES).mean(), low=auc.min(), high=auc.max(), fold=pl.lit("mean")
     )
     counts = outputs.unique([*_POINT, "scan"]).group_by(_POINT).agg(n=pl.len(), n_positive=ones)
     both = pl.concat([folds, means.join(counts, on=list(_POINT))], how="diagonal")
-    columns = (*_POINT, "fold", "auc", "low", "high", "n", "n_positive", "share_of_brain")
+    columns = (*_POINT, "fold", "auc", "low", "high", "n", "n_positive", *_SHARES)
     return both.with_columns(pl.col("n", "n_positive").cast(pl.Int64)).select(columns).sort(*_POINT, "fold")
 
 
@@ -78,24 +88,29 @@ def inversion_areas(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Area under each curve of AUC over N, and what the reference scenario's is less than the others'.
+    """Area under each curve of AUC over N, what the reference scenario's is less than the others', and planted regions.
 
-    The area is by trapezoids over N, as a share of the range of N, so that a flat AUC of 0.9 has area 0.9: the mean
-    AUC over N = 0-100 %. Less is better: what was inverted mattered more. It is the mean over the folds that have both
-    classes, and of a random control also over its draws. The interval is the percentile bootstrap over people: a
-    person is drawn with all their scans, the same people in all folds and all curves, so that differences are paired.
-    Resamples in which a fold lacks one class are left out. p is two-sided, by inverting that interval: twice the
-    smaller of the shares of differences at most and at least 0, each (b + 1) / (B + 1). It is not corrected for the
-    number of differences.
+    The area is by trapezoids between the values of N that there are, as a share of their range, so that a flat AUC of
+    0.9 has area 0.9. The planted region, random masks of its size ('random_planted') and each scenario's mask of its
+    size ('matched_planted') are one point: their AUC stands in place of the area. Less is better: what was inverted
+    mattered more. It is the mean over the folds that have both classes, and of a random control also over its draws.
+    The interval is the percentile bootstrap over people: a person is drawn with all their scans, the same people in all
+    folds and all curves, so that differences are paired. Resamples in which a fold lacks one class are left out. p is
+    two-sided, by inverting that interval: twice the smaller of the shares of differences at most and at least 0, each
+    (b + 1) / (B + 1). It is not corrected for the number of differences.
 
     Returns
     -------
-    method, map, control ('own', 'matched', 'random'), against, value, ci_low, ci_high, p, n (people), resamples.
+    method, map, control, against, percents (the values of N, '0, 40, 100'; null for the planted region's size), value,
+    ci_low, ci_high, p, n (people), resamples.
 
-    - `against` null: the curve's area; no p.
-    - `against` '<method> <map>': the area of `reference` less that scenario's, both with this control; method and map
-      are the reference's.
+    - `against` null: the curve's area, or the point's AUC; no p.
+    - `against` '<method> <map>': the area of `reference` less that scenario's, both with this control, 'own' or
+      'matched'; method and map are the reference's.
     - `against` 'random': the area of a scenario's own masks less that of random masks of their sizes; control 'random'.
+    - `against` 'random_planted': the AUC of the planted region (control 'planted'), or of a scenario's mask of its size
+      ('matched_planted'), less that of random masks of its size.
+    - control 'planted', `against` '<method> <map>': the AUC of the planted region less that of the scenario's mask.
 
     Value, interval and p are null where no fold has both classes.
 
@@ -105,7 +120,7 @@ def inversion_areas(
         As `inversion_curves`; also curves of one fold that differ in scans, curves of fewer than two values of N, a
         scan of two people or with two targets, or a scenario to compare with that is not there.
     """
-    outputs = _judged(outputs).filter(pl.col("control").is_in(_AREAS))
+    outputs = _judged(outputs)
     if outputs.filter((pl.col("method") == reference[0]) & (pl.col("map") == reference[1])).is_empty():
         raise ValueError(f"areas: reference {' '.join(reference)} has no outputs")
     scans = outputs.select("scan", "participant_id").unique(maintain_order=True).sort("scan")
@@ -117,7 +132,7 @@ def inversion_areas(
     weights = np.concatenate([np.ones((1, len(scans))), weights])
     row_of = {scan: i for i, scan in enumerate(scans["scan"])}
 
-    curves = list(outputs.select(_CURVE).unique().sort(_CURVE).iter_rows())
+    curves: list[Curve] = list(outputs.select(_CURVE).unique().sort(_CURVE).iter_rows())
     areas: list[np.ndarray] = []
     for fold in outputs.partition_by("fold"):
         of_fold = _fold_areas(fold, curves, row_of, weights)
@@ -126,39 +141,30 @@ def inversion_areas(
     drawn = np.mean(areas, axis=0) if areas else np.full((len(curves), len(weights)), np.nan)
     by_curve = dict(zip(curves, drawn, strict=True))
 
-    count, rows = len(set(people)), []
-    for curve, area in by_curve.items():
-        rows.append(_row(curve, None, area, confidence, count))
-    for (method, map_, control), area in by_curve.items():
-        if control == "random":
-            minuend, against = (method, map_, "own"), "random"
-        else:
-            minuend, against = (*reference, control), f"{method} {map_}"
-        if minuend == (method, map_, control):
-            continue
+    count = len(set(people))
+    rows = [_row(curve, None, area, confidence, count) for curve, area in by_curve.items()]
+    for key, against, minuend, subtrahend in _differences(curves, reference):
         if minuend not in by_curve:
             raise ValueError(f"areas: '{against}' is to be compared with {' '.join(minuend)}, which has no outputs")
-        rows.append(_row((*minuend[:2], control), against, by_curve[minuend] - area, confidence, count))
-    return pl.DataFrame(rows, schema=_AREA_SCHEMA)
+        rows.append(_row(key, against, by_curve[minuend] - by_curve[subtrahend], confidence, count))
+    numbers = ", ".join(map(str, outputs.filter(~pl.col("control").is_in(_POINTS))["top_percent"].unique().sort()))
+    percents = pl.when(~pl.col("control").is_in(_POINTS)).then(pl.lit(numbers))
+    return pl.DataFrame(rows, schema=_AREA_SCHEMA).with_columns(percents=percents)
 
 
-def random_band(curves: pl.DataFrame) -> pl.DataFrame:
-    """Lowest, mean and highest AUC of the draws of random masks, each the mean over folds.
-
-    Parameters
-    ----------
-    curves : what `inversion_curves` returns.
-
-    Returns
-    -------
-    method, map, control ('random', 'random_planted'), top_percent, low, mean, high, draws.
-    """
-    random = pl.col("control").str.starts_with("random") & (pl.col("fold") == "mean")
-    auc = pl.col("auc")
-    band = curves.filter(random).group_by(*_CURVE, "top_percent", maintain_order=True)
-    return band.agg(low=auc.min(), mean=auc.mean(), high=auc.max(), draws=pl.len().cast(pl.Int64)).sort(
-        *_CURVE, "top_percent"
-    )
+def _differences(curves: list[Curve], reference: tuple[str, str]) -> Iterator[tuple[Curve, str, Curve, Curve]]:
+    """The row's key and what it is against; the curve, and the curve that is taken from it."""
+    for curve in curves:
+        method, map_, control = curve
+        name = f"{method} {map_}"
+        if control == "random":
+            yield curve, control, (method, map_, "own"), curve
+        elif control not in _POINTS and (method, map_) != reference:
+            yield (*reference, control), name, (*reference, control), curve
+        elif control == "matched_planted":
+            yield _PLANTED, name, _PLANTED, curve
+        if control in ("planted", "matched_planted") and _PLANTED_CHANCE in curves:
+            yield curve, "random_planted", curve, _PLANTED_CHANCE
 
 
 def _judged(outputs: pl.DataFrame) -> pl.DataFrame:
@@ -178,9 +184,7 @@ def _judged(outputs: pl.DataFrame) -> pl.DataFrame:
     return outputs.sort(*_POINT, "fold", "scan")
 
 
-def _fold_areas(
-    fold: pl.DataFrame, curves: list[tuple[str, ...]], row_of: dict[str, int], weights: np.ndarray
-) -> np.ndarray:
+def _fold_areas(fold: pl.DataFrame, curves: list[Curve], row_of: dict[str, int], weights: np.ndarray) -> np.ndarray:
     """Each curve's area in every resample, (curves, resamples); NaN where one class lacks.
 
     A weighted AUC is linear in the pairwise comparisons, and the area in the AUCs: comparisons are summed over a
@@ -208,10 +212,7 @@ def _compared(curve: pl.DataFrame, scans: pl.Series, positive: np.ndarray) -> np
     """Share of the curve on which each positive scan is above each negative one, (positives, negatives)."""
     points = curve.partition_by("top_percent", "draw", as_dict=True)
     numbers = np.unique([top_percent for top_percent, _ in points])
-    if len(numbers) < 2:
-        raise ValueError("areas: a curve needs at least two values of top_percent")
-    steps = np.diff(numbers) / (numbers[-1] - numbers[0])
-    trapezoid = dict(zip(numbers, (np.append(steps, 0) + np.append(0, steps)) / 2, strict=True))
+    trapezoid = _trapezoid(numbers, curve["control"][0] in _POINTS)
     draws = {number: sum(top_percent == number for top_percent, _ in points) for number in numbers}
     total = np.zeros((int(positive.sum()), int((~positive).sum())))
     for (top_percent, _), point in points.items():
@@ -226,7 +227,17 @@ def _compared(curve: pl.DataFrame, scans: pl.Series, positive: np.ndarray) -> np
     return total
 
 
-def _row(curve: tuple[str, ...], against: str | None, drawn: np.ndarray, confidence: float, people: int) -> dict:
+def _trapezoid(numbers: np.ndarray, one_point: bool) -> dict[int, float]:
+    """Weight of each N in the mean over N."""
+    if one_point and len(numbers) == 1:
+        return {numbers[0]: 1.0}
+    if one_point or len(numbers) < 2:
+        raise ValueError("areas: a curve needs at least two values of top_percent, the planted region's size one")
+    steps = np.diff(numbers) / (numbers[-1] - numbers[0])
+    return dict(zip(numbers, (np.append(steps, 0) + np.append(0, steps)) / 2, strict=True))
+
+
+def _row(curve: Curve, against: str | None, drawn: np.ndarray, confidence: float, people: int) -> dict:
     """One area or difference: the data as they are first in `drawn`, then the resamples."""
     low, high, used = percentile_interval(drawn[1:], confidence)
     row: dict[str, object] = {**dict(zip(_CURVE, curve, strict=True)), "against": against}

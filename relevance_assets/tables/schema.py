@@ -157,6 +157,8 @@ _ALL = (
         _text("product", "rule for gated products; null for a baseline", nullable=True),
         _real("passes", "cost of the method's maps by itself, in FLOPs of one forward and backward pass",
               nullable=True),
+        _real("passes_together", "cost of all the study's methods together, which share work; the same in every row",
+              nullable=True),
     )),
     _table("relevance_maps", "Relevance maps and what they sum to.", (_METHOD, _FOLD, _SCAN, _CONTRAST), (
         _text("path", f"map on the prepared grid, {_PATH}; null for a fold's part of 'ensemble'", nullable=True),
@@ -228,10 +230,16 @@ _ALL = (
         _whole("resamples", "bootstrap resamples of the interval (of the difference)", nullable=True),
     )),
     _table("inversions", "What each model says of a scan whose relevant voxels are inverted.", (
-        _FOLD, _SCAN, _METHOD, _MAP,
-        _text("control", "'own': the method's masks; 'matched': as many voxels as the reference; 'random'; 'planted': "
-              "the true region; 'random_planted': random voxels, as many"),
-        _whole("top_percent", "N: the most relevant N % of the positive voxels are inverted; 0: none"),
+        _text("fold", "'0', '1', ... the fold's model. Masks of a test scan are of the mean of the folds' maps, which "
+              "no fold's model made alone: it may lose less by them than by masks of its own map"),
+        _SCAN,
+        _text("method", "the study's name of the way of explaining; 'planted': the true region"),
+        _MAP,
+        _text("control", "'own': the method's masks; 'matched': its top voxels, as many as the reference's masks have; "
+              "'random': random voxels, as many; 'planted': the true region; 'random_planted': random voxels, as many "
+              "as the true region has; 'matched_planted': the method's top voxels, as many"),
+        _whole("top_percent", "N: the most relevant N % of the positive voxels are inverted; 0: none; 100 where the "
+              "size is the true region's"),
         _whole("draw", "number of the random mask"),
     ), (
         _real("output", "the model's output"),
@@ -239,21 +247,31 @@ _ALL = (
         _real("share_of_brain", "inverted share of all pairs in the brain", nullable=True),
     )),
     _table("inversion_curves", "AUC after the most relevant voxels are inverted.", (
-        _text("fold", "'0', '1', ...: a fold's model on its validation scans and the test scans; 'mean' over folds"),
-        _METHOD, _MAP, _text("control", "as in inversions"), _whole("top_percent", "N"),
+        _text("fold", "'0', '1', ...: a fold's model on its validation scans and the test scans; 'mean' over folds. "
+              "Masks of test scans are of the mean of the folds' maps: a model may lose less by them than by its own"),
+        _text("method", "as in inversions"), _MAP, _text("control", "as in inversions"), _whole("top_percent", "N"),
         _whole("draw", "number of the random mask"),
     ), (
-        _real("auc", "null where one class is missing", nullable=True),
+        _real("auc", "null where one class is missing; below 0.5 decisions are reversed, no more is lost than at 0.5",
+              nullable=True),
         _real("low", "'mean': the lowest of the folds", nullable=True),
         _real("high", "'mean': the highest of the folds", nullable=True),
         _whole("n", "scans"),
         _whole("n_positive", "scans of the upper class"),
         _real("share_of_brain", "mean inverted share of the brain", nullable=True),
+        _real("share_of_brain_lower", "the same over scans of the lower class (mild)", nullable=True),
+        _real("share_of_brain_upper", "the same over scans of the upper class (severe)", nullable=True),
     )),
     _table("inversion_areas", "Area under the inversion curves: the smaller, the more the masks hold.", (
-        _METHOD, _MAP, _text("control", "as in inversions"),
-        _text("against", "'nothing': the area itself; else the area minus that scenario's, or that of random masks"),
+        _text("method", "as in inversions"), _MAP,
+        _text("control", "as in inversions; 'planted', 'random_planted' and 'matched_planted' are no curves: their AUC "
+              "stands in place of an area"),
+        _text("against", "'nothing': the area itself; else what is taken from it: '<method> <map>': that scenario's, "
+              "of the same control (of 'planted': its 'matched_planted'); 'random': that of random masks, from the "
+              "area of 'own'; 'random_planted': that of random voxels, as many as the true region has"),
     ), (
+        _text("percents", "the values of N that the area is over, by trapezoids; null where the size is the true "
+              "region's", nullable=True),
         _real("value", "mean AUC over N, mean over folds; or a difference of two", nullable=True),
         *_INTERVAL,
         _real("p", "two-sided, from the bootstrap; of a difference only; not corrected", nullable=True),

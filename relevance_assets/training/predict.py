@@ -9,14 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from relevance_assets.precision import no_tf32
 from relevance_assets.training import checkpoint
@@ -49,8 +47,6 @@ class Predictor:
     ----------
     model
         A `model.pt`, or a network, which is left as it is. It runs on a GPU where there is one.
-    folded
-        Fold batch norms into convolutions where they follow one: fewer passes over memory, equal but for rounding.
 
     Raises
     ------
@@ -58,7 +54,7 @@ class Predictor:
         The file cannot be used.
     """
 
-    def __init__(self, model: nn.Module | Path, *, folded: bool = False) -> None:
+    def __init__(self, model: nn.Module | Path) -> None:
         self.description: checkpoint.Description | None = None
         self.path: Path | None = None
         if isinstance(model, Path):
@@ -68,9 +64,6 @@ class Predictor:
             network = copy.deepcopy(model)
         self.device = torch.device("cuda" if has_gpu() else "cpu")
         self.network = network.to(self.device).to(memory_format=memory_format(self.device)).float().eval()
-        if folded:
-            fold_batch_norms(self.network)
-            self.network.to(memory_format=memory_format(self.device))
 
     def __call__(self, samples: Samples, batch_size: int = 8) -> Predictions:
         """Outputs for `samples`; images are read batch by batch and none is kept.
@@ -129,19 +122,6 @@ class Predictor:
         if not np.isfinite(values).all():
             raise TrainingError(f"{self.path or 'the model'}: an output is not finite; check the images")
         return values
-
-
-def fold_batch_norms(network: nn.Module) -> None:
-    """Fold each batch norm that directly follows a convolution of its `Sequential` into it, in place, for inference."""
-    for parent in network.modules():
-        if not isinstance(parent, nn.Sequential):
-            continue
-        names = list(parent._modules)
-        for name, after in pairwise(names):
-            convolution, norm = parent._modules[name], parent._modules[after]
-            if isinstance(convolution, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d) and norm.track_running_stats:
-                parent._modules[name] = fuse_conv_bn_eval(convolution, norm)
-                parent._modules[after] = nn.Identity()
 
 
 def predict(model: nn.Module | Path, samples: Samples, batch_size: int = 8) -> Predictions:

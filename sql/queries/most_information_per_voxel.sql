@@ -1,10 +1,12 @@
 -- Which scenario's masks carry most information per voxel?
--- `area` is the mean AUC over N = 0-100 % when the same number of voxels is inverted for every scenario (control
--- 'matched', on average `percent` of the brain): the smaller, the more those voxels held; `drop_per_percent` is how far
--- that lies below `auc_0`, the AUC without inversion, per percent inverted. A scenario's own masks differ in size
+-- `area` is the mean AUC over the study's N (`percents`, by trapezoids) when the same number of voxels is inverted for
+-- every scenario (control 'matched', on average `percent` of the brain): the smaller, the more those voxels held;
+-- `drop_per_percent` is how far that lies below `auc_0`, the AUC without inversion, per percent inverted. An AUC below
+-- 0.5 has reversed decisions, which is no more lost than at 0.5. A scenario's own masks differ in size
 -- (`own_percent`), so `own_area` says nothing about who holds more per voxel. Method 'random': random voxels, as many;
--- who does not get below it found nothing. `better_by`: the area of the reference (the row without it) minus this one;
--- its p is not corrected; in the row 'random' it is of the reference against chance.
+-- who does not get below it found nothing. `better_by`: the area of the reference (the row without it) minus this one,
+-- with its interval, paired over people; its p is not corrected; in the row 'random' it is of the reference against
+-- chance.
 WITH steps AS (
     SELECT
         *,
@@ -30,9 +32,9 @@ areas AS (
 )
 SELECT
     a.study, s.number AS scenario, CASE a.control WHEN 'random' THEN 'random' ELSE a.method END AS method, a.map,
-    a.auc_0, a.value AS area, a.ci_low, a.ci_high, a.percent,
+    a.auc_0, a.value AS area, a.ci_low, a.ci_high, a.percents, a.percent,
     (a.auc_0 - a.value) / nullif(a.percent, 0) AS drop_per_percent,
-    d.value AS better_by, d.p,
+    d.value AS better_by, d.ci_low AS better_by_low, d.ci_high AS better_by_high, d.p,
     own.value AS own_area, own.percent AS own_percent
 FROM areas AS a
 LEFT JOIN areas AS own

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from relevance_assets.evidence.inversion import (
-    _shares,
-    invert,
-    plan_inversions,
-    random_masks,
-    top_voxels,
-    voxel_ranks,
-)
+from relevance_assets.evidence.inversion import _shares, plan_inversions, voxel_ranks
 from relevance_assets.evidence.masks import quantile_mask
 
 SHAPE = (3, 7, 6, 5)
@@ -47,36 +40,29 @@ def _inverted(image, images):
 
 
 # ------------------------------------------------------------------------------------------------------------ voxels
-def test_inversion_by_loops():
-    _, _, images, brain, mask = _scan()
-    every = np.random.default_rng(1).random(SHAPE) < 0.5
-    one, each = invert(images, mask, brain), invert(images, every, brain)
-    for index in np.ndindex(SHAPE):
-        inside = brain[index[1:]]
-        assert one[index] == (1 - images[index] if mask[index[1:]] and inside else images[index])
-        assert each[index] == (1 - images[index] if every[index] and inside else images[index])
-    assert one.dtype == np.float32
-    np.testing.assert_allclose(invert(one, mask, brain), images, atol=1e-7)
+def invert(images, masks, brain):
+    """q <- 1 - q where mask and brain meet, value by value; one mask per image, or one for all."""
+    masks, inverted = np.broadcast_to(masks, images.shape), images.copy()
+    for index in np.ndindex(images.shape):
+        if masks[index] and brain[index[1:]]:
+            inverted[index] = 1 - images[index]
+    return inverted
 
 
-def test_inversion_errors():
-    _, _, images, brain, mask = _scan()
-    for wrong in (images + 0.5, -images, np.where(brain, images, np.nan)):
-        with pytest.raises(ValueError, match=r"\[0, 1\]"):
-            invert(wrong, mask, brain)
-    with pytest.raises(ValueError, match="do not fit"):
-        invert(images, mask, brain[1:])
-    with pytest.raises(ValueError, match="fit neither"):
-        invert(images, mask[1:], brain)
+def top_voxels(relevance, brain, count):
+    """`count` brain voxels by sorting pairs: the largest relevance first, of equal ones the lower flat index."""
+    order = sorted((-float(relevance.flat[i]), i) for i in np.flatnonzero(brain))
+    mask = np.zeros(brain.shape, bool)
+    mask.flat[[i for _, i in order[:count]]] = True
+    return mask
 
 
-def test_top_voxels_by_sorting_pairs():
+def test_ranks_by_sorting_pairs():
     maps, _, _, brain, _ = _scan()
     for relevance in (maps["a"][0], maps["b"][1], maps["c"][2], np.zeros(SHAPE[1:])):
-        order = sorted((-float(relevance.flat[i]), i) for i in np.flatnonzero(brain))
+        ranks = voxel_ranks(relevance, brain)
         for count in (0, 1, 17, int(brain.sum())):
-            mask = top_voxels(relevance, brain, count)
-            assert sorted(np.flatnonzero(mask)) == sorted(i for _, i in order[:count])
+            np.testing.assert_array_equal(ranks < count, top_voxels(relevance, brain, count)[brain])
 
 
 def test_a_quantile_mask_is_the_top_voxels_of_its_size():
@@ -84,20 +70,27 @@ def test_a_quantile_mask_is_the_top_voxels_of_its_size():
     for relevance in (*maps["a"], *maps["b"], *maps["c"]):
         for percent in PERCENTS:
             mask, _ = quantile_mask(relevance, brain, percent)
-            np.testing.assert_array_equal(top_voxels(relevance, brain, int(mask.sum())), mask)
+            np.testing.assert_array_equal(voxel_ranks(relevance, brain) < mask.sum(), mask[brain])
 
 
 def test_random_masks_are_exact_and_even():
-    brain = np.arange(12).reshape(3, 4) != 5
-    masks = random_masks(brain, 4, 6000, np.random.default_rng(0))
-    assert (masks.sum(axis=(1, 2)) == 4).all()
+    """Of every pair of voxels: as often together as chance has it."""
+    brain = np.arange(12).reshape(1, 3, 4) != 5
+    images, planted = np.full((1, 1, 3, 4), 0.25), np.arange(12).reshape(1, 3, 4) < 4
+    plan = plan_inversions(
+        {"a": images}, {}, images, brain, percents=[100], reference=("a", "individual"), draws=6000,
+        random=np.random.default_rng(0), planted=planted, controls=["random_planted"],
+    )  # fmt: skip
+    predicted = np.concatenate(list(plan.batches(1000)))
+    masks = np.stack([_inverted(predicted[row["prediction"]], images)[0] for row in plan.rows])
+    assert len(masks) == 6000
+    assert (masks.sum(axis=(1, 2, 3)) == 4).all()
     assert not masks[:, ~brain].any()
     # pairs of voxels: 4 * 3 / (11 * 10) each, five standard errors
     inside = masks[:, brain].astype(float)
     together = inside.T @ inside / len(masks)
     expected = np.where(np.eye(11, dtype=bool), 4 / 11, 12 / 110)
     assert (np.abs(together - expected) < 5 * np.sqrt(expected * (1 - expected) / len(masks))).all()
-    assert random_masks(brain, 4, 0, np.random.default_rng(0)).shape == (0, 3, 4)
 
 
 def test_voxel_errors():
@@ -106,11 +99,6 @@ def test_voxel_errors():
         voxel_ranks(np.array([1.0, np.nan, 0.0, 0.0]), brain)
     with pytest.raises(ValueError, match="shape"):
         voxel_ranks(np.ones(3), brain)
-    for count in (-1, 5):
-        with pytest.raises(ValueError, match="brain's 4 voxels"):
-            top_voxels(np.ones(4), brain, count)
-        with pytest.raises(ValueError, match="brain's 4 voxels"):
-            random_masks(brain, count, 1, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -219,6 +207,35 @@ def test_random_masks_have_the_reference_sizes(reference):
     assert len({row["prediction"] for row in like}) == 4
 
 
+def test_matched_planted_is_every_scenarios_top_voxels_of_the_planted_size():
+    maps, combined, images, brain, planted = _scan()
+    plan, predicted = _plan()
+    voxels = int((planted & brain).sum())
+    rows = {(row["method"], row["map"]): row for row in plan.rows if row["control"] == "matched_planted"}
+    assert len(rows) == 5
+    for (method, use), row in rows.items():
+        assert (row["top_percent"], row["draw"], row["pairs"]) == (100, 0, 3 * voxels)
+        if use == "combined":
+            sizes, found = [voxels] * 3, [combined[method]] * 3
+        else:
+            found = maps[method]
+            positive = [int((one[brain] > 0).sum()) for one in found]  # the sizes of its own masks at N = 100
+            quotas = [Fraction(3 * voxels * one, sum(positive)) for one in positive]
+            assert max(quotas) < brain.sum(), "no limit binds in this scan"
+            sizes = [int(quota) for quota in quotas]
+            for i in sorted(range(3), key=lambda i: sizes[i] - quotas[i])[: 3 * voxels - sum(sizes)]:
+                sizes[i] += 1
+        masks = np.stack([top_voxels(one, brain, size) for one, size in zip(found, sizes, strict=True)])
+        np.testing.assert_array_equal(predicted[row["prediction"]], invert(images, masks, brain))
+    plan, _ = _plan(planted=None)
+    assert {row["control"] for row in plan.rows} == {"own", "matched", "random"}
+    # also where N = 100 is not among the percents
+    few, images_of_few = _plan(percents=(10,), controls=("matched_planted",))
+    for row in few.rows:
+        same = rows[row["method"], row["map"]]["prediction"]
+        np.testing.assert_array_equal(images_of_few[row["prediction"]], predicted[same])
+
+
 def test_every_image_is_predicted_once():
     plan, predicted = _plan()
     _, _, images, _, _ = _scan()
@@ -238,6 +255,7 @@ def test_batches_in_order():
         assert max(len(batch) for batch in batches) <= size
         assert all(batch.dtype == np.float32 for batch in batches)
         np.testing.assert_array_equal(np.concatenate(batches), predicted)
+        assert len(batches[0]) == 1, "the scan as it is has no neighbours"
 
 
 def test_chance_comes_from_the_generator_alone():
@@ -279,6 +297,12 @@ def test_plan_errors():
     options = {"percents": PERCENTS, "reference": ("b", "combined"), "draws": 2}
     with pytest.raises(ValueError, match="maps of a"):
         plan_inversions(maps, combined, images, brain, random=np.random.default_rng(0), **options)
+    maps = _scan()[0]
+    for wrong in (images + 0.5, -images, np.where(brain, images, np.nan)):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            plan_inversions(maps, combined, wrong, brain, random=np.random.default_rng(0), **options)
+    with pytest.raises(ValueError, match="do not fit"):
+        plan_inversions(maps, combined, images, brain[1:], random=np.random.default_rng(0), **options)
 
 
 def test_a_smooth_scan_has_fewer_images_than_rows():

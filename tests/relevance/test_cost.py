@@ -29,6 +29,20 @@ def test_cost_in_passes() -> None:
     assert max(found["ig"], found["lrp"]) < found[TOGETHER] < found["gradient"] + found["ig"] + found["lrp"]
 
 
+def test_a_mask_costs() -> None:
+    """Rules do more where a mask leaves something out; a mask of everything is none."""
+    model = GatedAttentionNet(SHAPE, 2, 1, blocks=(2,))
+    methods = {"lrp": Method(composite="epsilon")}
+    random = np.random.default_rng(0)
+    images, box = random.random((2, *SHAPE)), np.zeros(SHAPE, bool)
+    box[3:12, 4:14, 2:13] = True
+    costs = [
+        passes(model, methods, images, [0.5], brain)["lrp"]
+        for brain in (None, np.ones(SHAPE, bool), random.random(SHAPE) < 0.5, box)
+    ]
+    assert costs[0] == costs[1] < min(costs[2:])
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model = GatedAttentionNet(SHAPE, 1, 0, blocks=(1,)).train()
     passes(model, {"gradient": Method(composite="saliency")}, np.zeros((1, *SHAPE)), [])

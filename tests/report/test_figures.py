@@ -153,6 +153,15 @@ def test_controls_are_drawn_behind():
     assert len(plain.axes[0].collections) == 3
 
 
+def test_below_chance_is_said_to_be_no_more_lost():
+    def said(frame):
+        figure = inversion_curves_figure(frame, PANELS, REFERENCE)
+        return [text.get_text() for axis in figure.axes for text in axis.texts]
+
+    assert said(curves()) == ["chance; below: decisions reversed, no more lost"]
+    assert said(curves(controls=False).with_columns(auc=pl.col("auc") / 4 + 0.7)) == []
+
+
 def test_overlays_show_the_person_the_right_way_round():
     one = scan()
     right = np.zeros(SHAPE)

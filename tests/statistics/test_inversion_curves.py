@@ -5,11 +5,12 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from relevance_assets.statistics.inversion import inversion_areas, inversion_curves, random_band
+from relevance_assets.statistics.inversion import inversion_areas, inversion_curves
 
 PERCENTS = (0, 20, 60, 100)
 REFERENCE = ("lrp", "combined")
 SCENARIOS = (REFERENCE, ("lrp", "individual"), ("gradient", "individual"))
+PLANTED = ("planted", "combined")
 
 
 def _table(seed=0, people=14, folds=3, draws=3, effect=0.0):
@@ -24,14 +25,16 @@ def _table(seed=0, people=14, folds=3, draws=3, effect=0.0):
                 kind = "test" if role == folds else "validation" if role == fold else "train"
                 curves = [(*s, c, n, 0) for s in SCENARIOS for c in ("own", "matched") for n in PERCENTS]
                 curves += [(*REFERENCE, "random", n, d) for d in range(draws) for n in PERCENTS]
-                curves += [("planted", "combined", "planted", 100, 0)]
+                curves += [(*PLANTED, "planted", 100, 0), *((*s, "matched_planted", 100, 0) for s in SCENARIOS)]
+                curves += [(*PLANTED, "random_planted", 100, d) for d in range(draws)]
                 for method, map_, control, n, draw in curves:
-                    lost = effect * n / 100 if (method, map_, control) == (*REFERENCE, "own") else 0
+                    loses = (method, map_, control) == (*REFERENCE, "own") or control == "planted"
+                    lost = effect * n / 100 if loses else 0
                     output = np.round(random.normal() + target * (1.5 - lost), 1)
                     rows.append(
                         {"scan": f"s{person}-{scan}", "participant_id": f"p{person}", "fold": str(fold), "set": kind}
                         | {"target": target, "method": method, "map": map_, "control": control, "top_percent": n}
-                        | {"draw": draw, "output": output, "share_of_brain": n / 300}
+                        | {"draw": draw, "output": output, "share_of_brain": (n + 5 * target) / 300}
                     )
     return pl.DataFrame(rows)
 
@@ -62,7 +65,10 @@ def test_curves_against_sklearn():
         assert mean["auc"] == pytest.approx(np.mean(aucs), abs=1e-12)
         assert (mean["low"], mean["high"]) == pytest.approx((min(aucs), max(aucs)), abs=1e-12)
         assert mean["n"] == group["scan"].n_unique()
-        assert mean["share_of_brain"] == pytest.approx(point["top_percent"] / 300)
+        assert mean["share_of_brain_lower"] == pytest.approx(point["top_percent"] / 300)
+        assert mean["share_of_brain_upper"] == pytest.approx((point["top_percent"] + 5) / 300)
+        share = [_select(group, fold=fold)["share_of_brain"].mean() for fold in ("0", "1", "2")]
+        assert mean["share_of_brain"] == pytest.approx(np.mean(share))
         seen += 1
     assert seen * 4 == len(curves)
 
@@ -85,14 +91,18 @@ def test_a_fold_of_one_class_is_null():
 
 
 def _area_by_loops(table, scans, method, map_, control):
-    """Mean over folds of the trapezoids over N; `scans` may name a scan twice. None where a fold lacks a class."""
+    """Mean over folds of the trapezoids over N, or of the AUC where there is one N; None where a fold lacks a class.
+
+    `scans` may name a scan twice.
+    """
+    percents = sorted(_select(table, method=method, map=map_, control=control)["top_percent"].unique())
     folds = []
     for fold in ("0", "1", "2"):
         of_fold = _select(table, fold=fold, method=method, map=map_, control=control)
         draws = []
         for draw in of_fold["draw"].unique():
             curve = []
-            for percent in PERCENTS:
+            for percent in percents:
                 point = _select(of_fold, draw=draw, top_percent=percent)
                 by_scan = {row["scan"]: row for row in point.iter_rows(named=True) if row["set"] != "train"}
                 drawn = [by_scan[scan] for scan in scans if scan in by_scan]
@@ -100,7 +110,7 @@ def _area_by_loops(table, scans, method, map_, control):
                 if len(set(target)) < 2:
                     return None
                 curve.append(roc_auc_score(target, output))
-            draws.append(np.trapezoid(curve, np.array(PERCENTS) / 100))
+            draws.append(np.trapezoid(curve, np.array(percents) / 100) if len(curve) > 1 else curve[0])
         folds.append(np.mean(draws))
     return np.mean(folds)
 
@@ -123,21 +133,32 @@ def test_areas_against_explicit_resamples():
         return whole, np.array([np.nan if value is None else value for value in drawn])
 
     first, other, chance = (*REFERENCE, "own"), ("gradient", "individual", "own"), (*REFERENCE, "random")
+    truth, anywhere = (*PLANTED, "planted"), (*PLANTED, "random_planted")
+    mask = ("gradient", "individual", "matched_planted")
     whole, drawn = {}, {}
-    for curve in (first, other, chance):
+    for curve in (first, other, chance, truth, anywhere, mask):
         whole[curve], drawn[curve] = known(curve)
         method, map_, control = curve
         row = _select(areas, method=method, map=map_, control=control).filter(pl.col("against").is_null())
         _check(row.row(0, named=True), whole[curve], drawn[curve])
-    for curve, against, control in ((other, "gradient individual", "own"), (chance, "random", "random")):
-        row = _select(areas, method="lrp", map="combined", control=control, against=against).row(0, named=True)
-        difference = drawn[first] - drawn[curve]
-        _check(row, whole[first] - whole[curve], difference)
+        assert row["percents"][0] == ("0, 20, 60, 100" if curve in (first, other, chance) else None)
+    for key, against, more, less in (
+        (first, "gradient individual", first, other),
+        (chance, "random", first, chance),
+        (truth, "random_planted", truth, anywhere),
+        (mask, "random_planted", mask, anywhere),
+        (truth, "gradient individual", truth, mask),
+    ):
+        method, map_, control = key
+        row = _select(areas, method=method, map=map_, control=control, against=against).row(0, named=True)
+        difference = drawn[more] - drawn[less]
+        _check(row, whole[more] - whole[less], difference)
         finite = difference[np.isfinite(difference)]
         low, high = sum(d <= 1e-12 for d in finite), sum(d >= -1e-12 for d in finite)
         assert row["p"] == pytest.approx(min(1, 2 * (min(low, high) + 1) / (len(finite) + 1)))
     # 6 curves and the random one; 2 controls x 2 others, and random
-    assert len(areas) == 7 + 5
+    # of the planted size: itself, random, 3 scenarios; itself and 3 scenarios against random, itself against those
+    assert len(areas) == 7 + 5 + 5 + 4 + 3
     assert set(areas["n"]) == {14}
 
 
@@ -160,11 +181,20 @@ def test_a_flat_curve_has_its_auc_as_area():
 
 
 def test_the_grid_of_percents_may_be_uneven_and_partial():
+    """Trapezoids over the values of N that there are, which column `percents` names."""
     table = _table().filter(pl.col("top_percent").is_in([20, 60, 100]))
     areas = inversion_areas(table, reference=REFERENCE, bootstrap=5)
     curves = _select(inversion_curves(table), method="lrp", map="combined", control="own", fold="mean")
     value = _select(areas, method="lrp", map="combined", control="own").filter(pl.col("against").is_null())["value"][0]
     assert value == pytest.approx(np.trapezoid(curves["auc"].to_numpy(), [0, 0.5, 1]))
+    assert set(areas["percents"]) == {"20, 60, 100", None}
+
+
+def test_without_truth_nothing_is_said_of_it():
+    table = _table().filter(~pl.col("control").str.contains("planted"))
+    areas = inversion_areas(table, reference=REFERENCE, bootstrap=5)
+    assert len(areas) == 7 + 5
+    assert areas["percents"].null_count() == 0
 
 
 def test_a_planted_difference_is_found_and_none_is_not():
@@ -175,6 +205,12 @@ def test_a_planted_difference_is_found_and_none_is_not():
     matched = _select(found, control="matched").filter(pl.col("against").is_not_null())
     assert (matched["ci_low"] < 0).all()
     assert (matched["ci_high"] > 0).all()
+    planted = _select(found, control="planted").filter(pl.col("against").is_not_null())
+    assert set(planted["against"]) == {"random_planted", *(" ".join(scenario) for scenario in SCENARIOS)}
+    assert (planted["ci_high"] < 0).all()
+    chance = _select(found, control="matched_planted", against="random_planted")
+    assert (chance["ci_low"] < 0).all()
+    assert (chance["ci_high"] > 0).all()
 
 
 def test_the_seed_decides_and_the_rows_order_does_not():
@@ -185,17 +221,6 @@ def test_the_seed_decides_and_the_rows_order_does_not():
     assert one.equals(inversion_areas(shuffled, seed=1, **options))
     assert not one.equals(inversion_areas(table, seed=2, **options))
     assert inversion_curves(table).equals(inversion_curves(shuffled))
-
-
-def test_band():
-    table = _table(draws=4)
-    curves = inversion_curves(table)
-    band = random_band(curves)
-    assert band["top_percent"].to_list() == list(PERCENTS)
-    for row in band.iter_rows(named=True):
-        drawn = _select(curves, control="random", top_percent=row["top_percent"], fold="mean")["auc"].to_list()
-        assert (row["low"], row["high"], row["draws"]) == (min(drawn), max(drawn), 4)
-        assert row["mean"] == pytest.approx(np.mean(drawn), abs=1e-12)
 
 
 def test_errors():
@@ -218,6 +243,9 @@ def test_errors():
         (table.filter(~(validation & own & (pl.col("top_percent") == 20))), "top 20 % of gradient individual own has"),
         (table.filter(~own | (pl.col("fold") == "0")), "fold 1 has no outputs of gradient individual own"),
         (table.filter(pl.col("top_percent") == 0), "at least two"),
+        (table.filter((pl.col("top_percent") == 0) | pl.col("control").str.contains("planted")), "at least two"),
+        (table.with_columns(control=pl.col("control").replace("own", "planted")), "size one"),
+        (table.filter(pl.col("control") != "planted"), "planted combined planted, which has no outputs"),
         (table.with_columns(participant_id=pl.col("participant_id") + pl.col("fold")), "two people"),
         (table.filter((pl.col("method") != "lrp") | (pl.col("control") != "own")), "has no outputs"),
     ):

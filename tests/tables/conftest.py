@@ -379,6 +379,7 @@ def _inversion(store: Store, study: str) -> None:
     scenarios = [("lrp", "combined", 3), ("lrp", "individual", 1), ("saliency", "individual", 9)]
     rows: list[dict[str, Any]] = [
         {"method": m, "map": use, "number": n, "start": "attention", "rules": m, "product": None, "passes": 1.0}
+        | {"passes_together": 2.5}
         for m, use, n in scenarios
     ]
     store.write("scenarios", study, "all", pl.DataFrame(rows, schema_overrides={"product": pl.String}))
@@ -413,7 +414,9 @@ def _inversion(store: Store, study: str) -> None:
                 | {"ci_low": less - 0.1, "ci_high": less + 0.1, "p": 0.2 if "lrp" in against else 0.01}
             )
     store.write("inversion_curves", study, "all", pl.DataFrame(curves))
-    frame = pl.DataFrame(found, infer_schema_length=None).with_columns(n=pl.lit(12), resamples=pl.lit(100))
+    frame = pl.DataFrame(found, infer_schema_length=None).with_columns(
+        n=pl.lit(12), resamples=pl.lit(100), percents=pl.lit("0, 20, 100")
+    )
     store.write("inversion_areas", study, "all", frame.cast({"n": pl.Int64, "resamples": pl.Int64}))
     rows = [
         {"fold": "0", "scan": "sub-10_ses-1", "method": "lrp", "map": "combined", "control": "own", "draw": 0}

@@ -92,6 +92,9 @@ def test_most_information_per_voxel(database: Path) -> None:
     assert frame["drop_per_percent"].to_list() == pytest.approx([drop / 13 for drop in (0.2, 0.15, 0.05, 0.02)])
     assert frame["better_by"].to_list()[1:] == pytest.approx([-0.05, -0.15, -0.18])
     assert frame["better_by"][0] is None
+    assert frame["better_by_low"].to_list()[1:] == pytest.approx([-0.15, -0.25, -0.28])
+    assert frame["better_by_high"].to_list()[1:] == pytest.approx([0.05, -0.05, -0.08])
+    assert set(frame["percents"]) == {"0, 20, 100"}
 
 
 def test_more_than_lesion_volume(database: Path) -> None:
