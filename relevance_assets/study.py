@@ -271,7 +271,8 @@ class Sanity(Settings):
     seeds: int = Field(default=2, ge=2, description="how often weights are re-drawn")
     stages: int | None = Field(default=None, ge=2, description="groups of layers in the cascade; null: every depth")
     training_scans: int = Field(default=60, ge=8, description="scans that the two extra networks learn from")
-    epochs: int = Field(default=3, ge=1, description="of the two extra networks")
+    epochs: int = Field(default=3, ge=1, description="of one round of training of the two extra networks")
+    rounds: int = Field(default=6, ge=1, description="at most; an extra network that has learnt its labels stops")
     seed: int = 0
 
 

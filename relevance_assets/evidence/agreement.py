@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import fft, stats
 
 from relevance_assets.evidence.masks import quantile_mask
-from relevance_assets.evidence.verdicts import Verdict, mean_interval, shown
+from relevance_assets.evidence.verdicts import Verdict, judged, mean_interval, shown
 
 __all__ = ["agreement_verdicts", "chance_dice", "dice", "pair_agreement", "shifted_dice"]
 
@@ -156,7 +156,8 @@ def agreement_verdicts(pairs: pl.DataFrame, people: Mapping[str, Hashable] | Non
 
     agreement_spearman
         Mean over scans of the mean over pairs; the low end of its interval above 0. Fails for maps of unrelated
-        networks, for noise, and for maps that are constant (not defined for more than half of the scans).
+        networks, for noise, and for maps that are constant for half of the scans and more; cannot be tested where
+        all are.
     agreement_dice
         Mean over scans of Dice less the Dice of shifted masks; the low end of its interval above 0. Fails for masks
         that lie anywhere in the brain.
@@ -166,9 +167,9 @@ def agreement_verdicts(pairs: pl.DataFrame, people: Mapping[str, Hashable] | Non
     Parameters
     ----------
     pairs
-        Of `pair_agreement`, with a column `scan`.
+        Of `pair_agreement`, with a column `scan`. Of several contrasts, one below the other, the mean is taken.
     people
-        Scan to person; people are drawn by the bootstrap.
+        Scan to person; the interval is over people.
 
     Raises
     ------
@@ -186,12 +187,15 @@ def agreement_verdicts(pairs: pl.DataFrame, people: Mapping[str, Hashable] | Non
         ("agreement_spearman", "spearman", "Spearman of maps, pairs of folds"),
         ("agreement_dice", "excess", f"Dice of top-{TOP_PERCENT} % masks less that of shifted masks"),
     ):
-        mean, low, high, n = mean_interval(scans[column].to_list(), groups)
-        note = f"{what}{shown(low, high)}"
-        if column == "excess" and n:
+        found = mean_interval(scans[column].to_list(), groups)
+        note = f"{what}{shown(found)}"
+        if column == "excess" and found.n:
             seen = scans.select(pl.col("dice", "dice_shifted", "dice_chance").mean()).row(0)
             note += "; Dice {:.3g}, shifted {:.3g}, random {:.3g}".format(*seen)
-        if n < len(names):
-            note += f"; not defined for {len(names) - n} of {len(names)} scans"
-        verdicts.append(Verdict(test, mean, 0.0, low is not None and low > 0 and 2 * n > len(names), n, note))
+        if found.n < len(names):
+            note += f"; not defined for {len(names) - found.n} of {len(names)} scans"
+        passed = judged(found, "above", 0)
+        if found.n and 2 * found.n <= len(names):
+            passed = False
+        verdicts.append(Verdict(test, found.mean, "above", 0.0, passed, found.n, note))
     return verdicts

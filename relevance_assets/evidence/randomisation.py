@@ -21,7 +21,7 @@ from scipy import stats
 from torch import nn
 
 from relevance_assets.evidence.redrawing import Stage, cascade, redrawn
-from relevance_assets.evidence.verdicts import Verdict, mean_interval, shown
+from relevance_assets.evidence.verdicts import Verdict, judged, mean_interval, shown
 
 __all__ = ["bins_for", "complexity", "measure_randomisation", "randomisation_verdicts", "similarity"]
 
@@ -195,11 +195,11 @@ def randomisation_verdicts(measured: pl.DataFrame, people: Sequence[Hashable] | 
 
     randomisation_all
         Similarity of the trained map and the map of the network with everything re-drawn, mean over seeds and scans;
-        below 0.5. Fails for a map that is made of the image alone (an edge detector: 1), for a constant map (not
-        defined), and for a map that differs when nothing has changed (noise).
+        the high end of its interval below 0.5. Fails for a map that is made of the image alone (an edge detector: 1)
+        and for a map that differs when nothing has changed (noise); cannot be tested for a constant map.
     randomisation_cascade
-        The same where all stages but the first are re-drawn; below 0.5. Fails, beside those, for a map that only the
-        first layer makes, whatever the rest of the network has learnt. Left out with a single stage.
+        The same where all stages but the first are re-drawn. Fails, beside those, for a map that only the first
+        layer makes, whatever the rest of the network has learnt. Left out with a single stage.
     randomisation_complexity (eMPRT)
         Relative rise of the map's entropy, mean over scans; the low end of its interval above 0. Fails for a map
         that is no more complex for a network that knows nothing. The note has the rank correlation of output entropy
@@ -212,7 +212,7 @@ def randomisation_verdicts(measured: pl.DataFrame, people: Sequence[Hashable] | 
     measured
         Of one network, or of several folds' put together with different `scan` indices.
     people
-        The person of each scan index, whose scans are drawn together by the bootstrap.
+        The person of each scan index; intervals are over people.
 
     Raises
     ------
@@ -248,18 +248,21 @@ def _similar(
     groups: Sequence[Hashable] | None,
     what: str,
 ) -> Verdict:
-    mean, low, high, n = mean_interval(_per_scan(frame, "similarity", scans), groups)
-    note = f"Spearman of |relevance|, trained and {what}{shown(low, high)}"
-    steady = all(value is not None and value >= SAME for value in control)
-    if still := sum(value is None for value in control):
+    found = mean_interval(_per_scan(frame, "similarity", scans), groups)
+    note = f"Spearman of |relevance|, trained and {what}{shown(found)}"
+    still = sum(value is None for value in control)
+    differ = any(value is not None and value < SAME for value in control)
+    if still:
         note += f"; {still} maps of the trained network do not vary"
-    elif not steady:
+    elif differ:
         note += "; maps of unchanged parameters differ"
     undefined = frame["similarity"].null_count()
     if undefined:
         note += f"; {undefined} of {frame.height} re-drawn maps do not vary and were left out"
-    passed = mean is not None and mean < SIMILARITY and steady
-    return Verdict(test, mean, SIMILARITY, passed, n, note)
+    passed = judged(found, "below", SIMILARITY)
+    if differ or (passed and still):
+        passed = False
+    return Verdict(test, found.mean, "below", SIMILARITY, passed, found.n, note)
 
 
 def _rise(
@@ -267,8 +270,8 @@ def _rise(
 ) -> Verdict:
     base = pl.col("complexity_trained")
     rise = pl.when(base > 0).then((pl.col("complexity") - base) / base).alias("rise")
-    mean, low, high, n = mean_interval(_per_scan(everything.with_columns(rise), "rise", scans), groups)
-    note = f"relative rise of the map's entropy, trained to re-drawn{shown(low, high)}"
+    found = mean_interval(_per_scan(everything.with_columns(rise), "rise", scans), groups)
+    note = f"relative rise of the map's entropy, trained to re-drawn{shown(found)}"
     # the cascade of the first seed, from the untouched network on
     path = measured.filter(pl.col("seed") == measured["seed"][0]).sort("redrawn")
     correlations = []
@@ -278,4 +281,5 @@ def _rise(
             correlations.append(float(stats.spearmanr(said, made).statistic))
     if correlations:
         note += f"; correlation with the output's entropy along the cascade {np.mean(correlations):.2f}"
-    return Verdict("randomisation_complexity", mean, 0.0, low is not None and low > 0, n, note)
+    passed = judged(found, "above", 0)
+    return Verdict("randomisation_complexity", found.mean, "above", 0.0, passed, found.n, note)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Stage", "cascade", "randomised", "redrawn", "stages"]
+__all__ = ["Stage", "cascade", "redrawn", "stages"]
 
 
 class Stage(NamedTuple):
@@ -138,15 +138,6 @@ def redrawn(model: nn.Module, seed: int, build: Callable[[], nn.Module] | None =
                     )
             fresh = twin.state_dict()
     return _with_state(model, fresh)
-
-
-def randomised(
-    model: nn.Module, chosen: Sequence[Stage], seed: int, build: Callable[[], nn.Module] | None = None
-) -> nn.Module:
-    """A copy whose chosen stages are `redrawn`'s; all else is as trained."""
-    fresh = redrawn(model, seed, build).state_dict()
-    keys = {key for stage in chosen for key in stage.keys}
-    return _with_state(model, {key: fresh[key] if key in keys else kept for key, kept in model.state_dict().items()})
 
 
 def cascade(

@@ -282,6 +282,7 @@ _ALL = (
         _METHOD, _text("test", "which test"),
     ), (
         _real("value", "what was measured", nullable=True),
+        _text("passes_if", "side of the threshold on which a value passes: 'below' or 'above'", nullable=True),
         _real("threshold", "bound, set beforehand", nullable=True),
         Column("passed", pl.Boolean(), "verdict; null where it could not be tested", nullable=True),
         _whole("n", "scans used"),

@@ -32,6 +32,7 @@ SMALL = {
     "sanity.scans": 2,
     "sanity.training_scans": 8,
     "sanity.epochs": 1,
+    "sanity.rounds": 2,
     "heat_map.top_percent": 20,
     "heat_map.permutations": 49,
 }

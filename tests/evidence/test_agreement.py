@@ -133,7 +133,7 @@ def test_folds_that_see_nothing_in_common_fail():
 
 def test_constant_maps_fail():
     verdicts = agreement_verdicts(pairs_of(lambda scan, fold: np.ones((12, 12, 12))))
-    assert not any(verdict.passed for verdict in verdicts)
+    assert [verdict.passed for verdict in verdicts] == [None, False]
     assert (verdicts[0].value, verdicts[1].value) == (None, 0)
     assert "not defined for 12 of 12 scans" in verdicts[0].note
 
@@ -147,12 +147,27 @@ def test_opposite_maps_fail():
 def test_one_fold_says_nothing():
     empty = pair_agreement({"0": smooth(0)}, np.ones((12, 12, 12), bool)).with_columns(scan=pl.lit("sub-0"))
     verdicts = agreement_verdicts(empty)
-    assert [(verdict.passed, verdict.value, verdict.n) for verdict in verdicts] == [(False, None, 0)] * 2
+    assert [(verdict.passed, verdict.value, verdict.n) for verdict in verdicts] == [(None, None, 0)] * 2
+
+
+def test_maps_that_are_constant_for_half_of_the_scans_fail():
+    verdicts = agreement_verdicts(pairs_of(lambda scan, fold: smooth(scan) if scan % 2 else np.ones((12, 12, 12))))
+    assert verdicts[0].value == pytest.approx(1)
+    assert verdicts[0].passed is False
+
+
+def test_contrasts_are_averaged():
+    """Two contrasts, one below the other: each scan's value is the mean over both."""
+    one, other = pairs_of(lambda scan, fold: smooth(scan)), pairs_of(lambda scan, fold: smooth(scan) * (-1) ** fold)
+    both = agreement_verdicts(pl.concat([one, other]))[0]
+    assert both.value == pytest.approx((1 - 1 / 3) / 2)  # of the other's three pairs two are opposite
+    assert both.n == 12
 
 
 def test_people():
     pairs = pairs_of(lambda scan, fold: smooth(scan), scans=4)
     people = {f"sub-{scan}": scan // 2 for scan in range(4)}
     assert agreement_verdicts(pairs, people)[0].passed
+    assert agreement_verdicts(pairs, dict.fromkeys(people, 0))[0].passed is None
     with pytest.raises(ValueError, match="no person for scan sub-3"):
         agreement_verdicts(pairs, {name: 0 for name in people if name != "sub-3"})

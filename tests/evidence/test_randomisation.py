@@ -17,7 +17,7 @@ from relevance_assets.evidence.randomisation import (
     randomisation_verdicts,
     similarity,
 )
-from relevance_assets.evidence.redrawing import cascade, randomised, redrawn, stages
+from relevance_assets.evidence.redrawing import cascade, redrawn, stages
 from relevance_assets.models.registry import build
 
 SHAPE = (6, 6, 6)
@@ -41,6 +41,14 @@ class Tangled(nn.Module):
         for layer in self.series:
             both = torch.relu(layer(both))
         return self.out(both)
+
+
+def randomised(model, chosen, seed):
+    """A copy whose chosen stages are `redrawn`'s; all else is as trained."""
+    fresh, changed = redrawn(model, seed).state_dict(), copy.deepcopy(model)
+    keys = {key for stage in chosen for key in stage.keys}
+    changed.load_state_dict({key: fresh[key] if key in keys else kept for key, kept in model.state_dict().items()})
+    return changed.eval()
 
 
 def units(stage):
@@ -356,9 +364,9 @@ def test_noise_fails():
     assert "unchanged parameters differ" in verdicts["randomisation_all"].note
 
 
-def test_a_constant_map_fails():
+def test_a_constant_map_cannot_be_tested():
     _, verdicts = judged(constant)
-    assert [verdict.passed for verdict in verdicts.values()] == [False] * 3
+    assert [verdict.passed for verdict in verdicts.values()] == [None] * 3
     assert verdicts["randomisation_all"].value is None
     assert "4 maps of the trained network do not vary" in verdicts["randomisation_all"].note
 
@@ -379,6 +387,23 @@ def test_a_map_that_grows_simpler_fails():
 def test_a_single_stage_has_no_cascade():
     _, verdicts = judged(input_gradient, count=1)
     assert list(verdicts) == ["randomisation_all", "randomisation_complexity"]
+
+
+def test_the_whole_interval_must_lie_below_the_threshold():
+    """A mean of 0.4 over few scans that differ much is no proof of less than 0.5."""
+    measured, _ = judged(input_gradient)
+    for values, passed in (([0.1, 0.3, 0.5, 0.7], False), ([0.38, 0.39, 0.41, 0.42], True), ([0.6] * 4, False)):
+        each = pl.when(pl.col("step") == "none").then(1.0).otherwise(pl.col("scan").replace_strict(range(4), values))
+        for verdict in randomisation_verdicts(measured.with_columns(similarity=each))[:2]:
+            assert (verdict.passed, verdict.passes_if) == (passed, "below")
+            assert verdict.value == pytest.approx(np.mean(values))
+
+
+def test_one_person_cannot_be_tested():
+    measured, _ = judged(input_gradient)
+    assert [verdict.passed for verdict in randomisation_verdicts(measured, ["a"] * 4)] == [None] * 3
+    measured, _ = judged(noise)
+    assert randomisation_verdicts(measured, ["a"] * 4)[0].passed is False  # needs no interval
 
 
 def test_people_are_needed_for_all_scans():

@@ -452,13 +452,21 @@ def _agreement(store: Store, study: str) -> None:
 def _findings(store: Store, study: str) -> None:
     """Sanity, regions, published numbers, and the summaries of attention and localisation."""
     tests = [
-        ("lrp", "agreement_dice", 0.2, 0.0, True, "Dice less that of shifted masks"),
-        ("lrp", "confounder", 4.0, 10.0, False, "relevance per voxel in the artefact"),
-        ("lrp", "permuted_localisation", None, 0.0, False, "no region of the truth"),
-        ("saliency", "randomisation_all", 0.9, 0.5, False, "Spearman with everything re-drawn"),
-        ("saliency", "randomisation_cascade", 0.1, 0.5, True, "Spearman with all but the first stage re-drawn"),
+        ("lrp", "agreement_dice", 0.2, "above", 0.0, True, "Dice less that of shifted masks"),
+        ("lrp", "confounder", 4.0, "above", 10.0, False, "relevance per voxel in the artefact"),
+        ("lrp", "permuted_localisation", None, "above", 0.0, None, "no region of the truth"),
+        ("saliency", "randomisation_all", 0.9, "below", 0.5, False, "Spearman with everything re-drawn"),
+        (
+            "saliency",
+            "randomisation_cascade",
+            0.1,
+            "below",
+            0.5,
+            True,
+            "Spearman with all but the first re-drawn",
+        ),
     ]
-    columns = ["method", "test", "value", "threshold", "passed", "note"]
+    columns = ["method", "test", "value", "passes_if", "threshold", "passed", "note"]
     frame = pl.DataFrame(tests, schema=columns, orient="row", infer_schema_length=None)
     store.write("sanity", study, "all", frame.with_columns(n=pl.lit(3, pl.Int64)))
     regions = {

@@ -134,11 +134,11 @@ def test_disagreement_between_folds(database: Path) -> None:
 
 
 def test_explanations_to_doubt(database: Path) -> None:
-    columns = ("method", "test", "verdict", "value", "threshold", "note", "failed", "tests")
+    columns = ("method", "test", "verdict", "value", "passes_if", "threshold", "failed", "not_tested", "tests")
     assert of(answer(database, "explanations_to_doubt"), "disability", *columns) == [
-        ("lrp", "confounder", "failed", 4.0, 10.0, "relevance per voxel in the artefact", 2, 3),
-        ("lrp", "permuted_localisation", "could not be tested", None, 0.0, "no region of the truth", 2, 3),
-        ("saliency", "randomisation_all", "failed", 0.9, 0.5, "Spearman with everything re-drawn", 1, 2),
+        ("lrp", "confounder", "failed", 4.0, "above", 10.0, 1, 1, 3),
+        ("lrp", "permuted_localisation", "could not be tested", None, "above", 0.0, 1, 1, 3),
+        ("saliency", "randomisation_all", "failed", 0.9, "below", 0.5, 1, 0, 2),
     ]
 
 
