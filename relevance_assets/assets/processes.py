@@ -71,7 +71,7 @@ def _submit(
         _end_workers()
         _KEPT[key] = _pool(workspace, processes)
         # A run's process joins its children before pools end: it would wait for workers that wait for it, for ever.
-        util.Finalize(None, _end_workers, exitpriority=1)
+        util.Finalize(None, _end_workers, exitpriority=100)
     try:
         return [_KEPT[key].submit(_make, call, item, run_id) for item in items]
     except BrokenProcessPool:  # known before anything of this call was begun
