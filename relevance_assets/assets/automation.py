@@ -19,7 +19,7 @@ from relevance_assets.assets.chunks import QUIET_TAG, asset_key, contiguous, ran
 from relevance_assets.assets.cohort import MANY, SETTLED_BY
 from relevance_assets.assets.planning import BACKOFF_S, Due, plan
 from relevance_assets.assets.stages import ALL, Stage, below, remove_orphans
-from relevance_assets.assets.warehouse import database_is_current, database_stamp
+from relevance_assets.assets.warehouse import database_is_current, database_stamp, tables_changed_after_publishing
 from relevance_assets.assets.workspace import Snapshot, Workspace
 from relevance_assets.configuration import SettingsError, load_studies
 from relevance_assets.files import fingerprint
@@ -289,7 +289,7 @@ def lost_work_sensor(home: Home) -> dg.SensorDefinition:
         minimum_interval_seconds=EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Closes runs whose process was killed: their studies then ask for the work again. Asks for the "
-        "database once more where publishing it was cut off.",
+        "database once more where publishing it was cut off, or where tables changed meanwhile.",
     )
     def lost_work(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         return look_for_lost_work(home, context.instance)
@@ -310,12 +310,26 @@ def look_for_lost_work(
     publishing = next(
         (one for one in latest if dg.AssetKey("results_database") in (one.dagster_run.asset_selection or ())), None
     )
-    if publishing is None or publishing.dagster_run.status in (*UNDER_WAY, dg.DagsterRunStatus.SUCCESS):
+    status = publishing.dagster_run.status if publishing else None
+    if status is None or status in UNDER_WAY:
+        return dg.SkipReason("no work was lost")
+    if status == dg.DagsterRunStatus.SUCCESS and not _overtaken(home, instance, now):
         return dg.SkipReason("no work was lost")
     request = fingerprint("publish", database_stamp(home))
     if database_is_current(home) or _waits(instance, request, now) is not None:
         return dg.SkipReason("publishing failed; it is tried again when tables change, or later")
     return dg.RunRequest(asset_selection=[dg.AssetKey("results_database")], tags={REQUEST_TAG: request})
+
+
+def _overtaken(home: Home, instance: dg.DagsterInstance, now: float) -> bool:
+    """Whether tables changed while the database was made of them, and nobody has asked for it since.
+
+    Such a change is older than the asset's materialisation, so Dagster's condition does not see it. Asset runs of a
+    study that are under way will change tables again, and then the condition does.
+    """
+    changed = tables_changed_after_publishing(home)
+    at_work = instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY))
+    return changed is not None and now - changed > 2 * EVERY_S and not at_work
 
 
 def failure_sensor(home: Home) -> dg.SensorDefinition:

@@ -4,6 +4,8 @@ Belongs here: both assets, and whether they are up to date. Does not belong here
 (`cohort/synthetic/`), building the database (`tables/database.py`).
 """
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,14 @@ from relevance_assets.files import fingerprint
 from relevance_assets.home import Home
 from relevance_assets.study import Settings
 
-__all__ = ["SyntheticCohort", "database_asset", "database_is_current", "database_stamp", "synthetic_asset"]
+__all__ = [
+    "SyntheticCohort",
+    "database_asset",
+    "database_is_current",
+    "database_stamp",
+    "synthetic_asset",
+    "tables_changed_after_publishing",
+]
 
 
 class SyntheticCohort(Settings):
@@ -71,6 +80,15 @@ def database_is_current(home: Home) -> bool:
     return home.database.exists() and stamp.exists() and stamp.read_text() == database_stamp(home)
 
 
+def tables_changed_after_publishing(home: Home) -> float | None:
+    """When a table last changed (seconds since 1970), if that was after the publishing began; cheap to ask."""
+    stamp = _stamp(home)
+    if not stamp.exists():
+        return None
+    changed = max((folder.stat().st_mtime for folder in home.tables.glob("[!.]*/*")), default=0.0)
+    return changed if changed > stamp.stat().st_mtime else None
+
+
 # What has changed is published though scans are missing or failed: with eager() alone, one that never comes would hold
 # up the database for good. Work under way ends first.
 PUBLISH = dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
@@ -94,9 +112,10 @@ def database_asset(home: Home, deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
         from relevance_assets.tables.database import publish
 
         hold(home, context.run_id)
-        inputs = database_stamp(home)
+        began, inputs = time.time(), database_stamp(home)
         counts = publish(home.tables, home.database, SQL)
         _stamp(home).write_text(inputs)
+        os.utime(_stamp(home), (began, began))
         metadata: dict[str, Any] = {
             "tables": dg.MetadataValue.table(
                 records=[dg.TableRecord({"table": name, "rows": rows}) for name, rows in sorted(counts.items())]

@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pytest
 from service import Service
 
 from relevance_assets.assets.alive import GRACE_S, LOST, close_lost_runs, hold
 from relevance_assets.assets.automation import REQUEST_TAG, STUDY_TAG, look_for_lost_work
 from relevance_assets.assets.planning import BACKOFF_S
+from relevance_assets.assets.warehouse import database_asset
 from relevance_assets.home import Home
 
 HOLDER = """
@@ -126,3 +129,30 @@ def test_a_publishing_that_was_cut_off_is_asked_for_again(service: Service) -> N
     assert isinstance(look_for_lost_work(service.home, service.instance), dg.SkipReason), "with patience"
     later = look_for_lost_work(service.home, service.instance, time.time() + BACKOFF_S[0] + 5)
     assert isinstance(later, dg.RunRequest)
+
+
+def test_tables_that_changed_while_they_were_published_are_published_again(service: Service) -> None:
+    """Dagster's condition takes the database for newer than they are: it was put in place after they changed."""
+    home, store = service.home, service.workspace.store
+    job = dg.Definitions(assets=[database_asset(home, [])]).resolve_implicit_global_asset_job_def()
+
+    def publish() -> None:
+        chosen = [dg.AssetKey("results_database")]
+        assert job.execute_in_process(instance=service.instance, asset_selection=chosen).success
+
+    store.write("runs", "disability", "participants__all", record())
+    publish()
+    assert isinstance(look_for_lost_work(home, service.instance, time.time() + 3600), dg.SkipReason)
+    began = time.time() - 5
+    os.utime(home.root / ".results.duckdb.inputs", (began, began))  # as if it had taken five seconds
+    store.write("runs", "disability", "splits__all", record("splits"))
+    assert isinstance(look_for_lost_work(home, service.instance), dg.SkipReason), "the condition may still see it"
+    request = look_for_lost_work(home, service.instance, time.time() + 90)
+    assert isinstance(request, dg.RunRequest)
+    publish()
+    assert isinstance(look_for_lost_work(home, service.instance, time.time() + 3600), dg.SkipReason)
+
+
+def record(asset: str = "participants") -> pl.DataFrame:
+    said = {"asset": asset, "item": "all", "run_id": "", "outcome": "ok", "seconds": 0.0, "peak_mb": 1.0}
+    return pl.DataFrame([said | {"started": datetime(2026, 11, 28)}])
