@@ -190,7 +190,7 @@ def demo(
 ) -> None:
     """The main job on the synthetic MS cohort: scans → models → relevance maps → statistics → results.duckdb.
 
-    Takes minutes on two cores, by inverting at five quantiles in place of ten unless the home says otherwise; a second
+    Takes minutes on two cores, by inverting at three quantiles in place of ten unless the home says otherwise; a second
     call finds everything done. All of it is synthetic: nothing here says anything about people.
     """
     from relevance_assets.cohort.synthetic import check_folder
@@ -221,7 +221,7 @@ def _fewer_percents(home: Home) -> dict[str, Any]:
     )
     study = load_studies(home).get("disability")
     # Each N costs tens of predictions per scan and model: the YAML's ten would take the demo beyond its 12 minutes on
-    # two cores. Five draw the same curve over the same range.
+    # two cores. Three show its course over the same range.
     return {name: [20, 40, 60, 80, 100]} if study and study.inversion and not said else {}
 
 

@@ -191,9 +191,16 @@ def _sanity(study: Study, store: Store) -> RenderableType | None:
         return None
     return _table(
         "May the maps be believed?",
-        ["method", "test", "value", "bound", "passed", "scans"],
+        ["method", "test", "value", "passes if", "passed", "scans"],
         [
-            [row["method"], row["test"], row["value"], row["threshold"], "yes" if row["passed"] else "NO", row["n"]]
+            [
+                row["method"],
+                row["test"],
+                row["value"],
+                f"{row['passes_if'] or ''} {row['threshold']:g}",
+                {True: "yes", False: "NO", None: "not testable"}[row["passed"]],
+                row["n"],
+            ]
             for row in frame.sort("method", "test").iter_rows(named=True)
         ],
         right_from=2,
