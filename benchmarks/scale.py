@@ -85,7 +85,8 @@ def measure(root: Path, scans: int) -> dict[str, float]:
     if not there:
         make_cohort(bids, scans, IMAGES)
         write_people(bids)
-    remember(home, "disability", {"cohort.bids": str(bids), "cohort.truth_regions": [], "automation.quiet_seconds": 0})
+    said = {"cohort.bids": str(bids), "cohort.truth_regions": [], "statistics.adjust_for": ["age"]}
+    remember(home, "disability", said | {"automation.quiet_seconds": 0})
     for module in (automation, component, runner):
         module.study_stages = lambda workspace: stand_in(workspace, PAUSE_S)  # type: ignore[attr-defined]
     workspace = Workspace(load_studies(home)["disability"], home)

@@ -98,7 +98,7 @@ def place(small: Small) -> None:
     """Say where the cohort is, as `run --bids` does."""
     contrasts = [{"name": "qT1", "suffix": "T1map"}]
     settings = {"cohort.bids": str(small.bids), "cohort.truth_regions": [], "contrasts": contrasts}
-    settings |= dict.fromkeys(("inversion", "heat_map", "sanity"))
+    settings |= dict.fromkeys(("inversion", "heat_map", "sanity")) | {"statistics.adjust_for": ["age"]}
     remember(small.home, "disability", settings)
 
 

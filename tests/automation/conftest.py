@@ -26,7 +26,13 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
     monkeypatch.setenv("RELEVANCE_HOME", str(home.root))
     study = load_studies(home)["disability"]
     cohort = study.cohort.model_copy(update={"bids": bids, "truth_regions": []})
-    update = {"contrasts": study.contrasts[:1], "cohort": cohort, "automation": Automation(quiet_seconds=0)}
+    statistics = study.statistics.model_copy(update={"adjust_for": ["age"]})
+    update = {
+        "contrasts": study.contrasts[:1],
+        "cohort": cohort,
+        "automation": Automation(quiet_seconds=0),
+        "statistics": statistics,
+    }
     study = study.model_copy(update=update | dict.fromkeys(("inversion", "heat_map", "sanity")))
     with dg.DagsterInstance.ephemeral() as instance:
         found = Service(study, home, instance)
