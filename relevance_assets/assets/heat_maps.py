@@ -6,7 +6,9 @@ regions (`imaging/atlas.py`), the comparison of groups (`statistics/voxelwise.py
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,13 +207,23 @@ def _transform(workspace: Workspace, scan: str) -> Path | None:
     raw = workspace.bids / participant / (session or "") / "anat"
     derived, truth = workspace.mask_path(scan).parent, workspace.truth_path(scan, "any").parent
     for folder in (derived, raw, truth):
-        found = sorted(folder.glob(f"{scan}_from-*_to-{SPACE}_mode-image_xfm.*"))
-        found = [path for path in found if path.suffix != ".json"]
+        found = sorted(name for name in _names(folder) if _leads_there(name, scan))
         if len(found) > 1:
-            raise ValueError(f"{found[0]}: {scan} has {len(found)} ways to {SPACE}; leave one there")
+            raise ValueError(f"{folder / found[0]}: {scan} has {len(found)} ways to {SPACE}; leave one there")
         if found:
-            return found[0]
+            return folder / found[0]
     return None
+
+
+def _names(folder: Path) -> list[str]:
+    with suppress(FileNotFoundError):
+        return os.listdir(folder)  # noqa: PTH208  a pattern for each of thousands of scans takes seconds
+    return []
+
+
+def _leads_there(name: str, scan: str) -> bool:
+    rest = name.removeprefix(f"{scan}_from-")
+    return rest != name and f"_to-{SPACE}_mode-image_xfm." in rest and not name.endswith(".json")
 
 
 def _stamp(path: Path | None) -> tuple[str, int, int] | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import UTC
+from typing import Any
 
 from relevance_assets.assets.stages import ALL, Stage, examine
 from relevance_assets.assets.workspace import Workspace
@@ -72,7 +73,10 @@ def plan(workspace: Workspace, stages: list[Stage], now: float | None = None) ->
             moving[stage.name] = {ALL} if stage.partition is None else set(stage.items())
             continue
         blocked = set().union(*(moving[one.name] for one in shared))
-        examined = {item: examine(workspace, stage, item) for item in stage.items() if item not in blocked}
+        items = [item for item in stage.items() if item not in blocked]
+        if stage.group == "statistics":  # what was made once is the schedule's; to examine it looks at every scan
+            items = [item for item in items if not _made(workspace, stage, item)]
+        examined = {item: examine(workspace, stage, item) for item in items}
         stale = {item: today for item, (state, today) in examined.items() if state == "stale"}
         due = {}
         for item, today in stale.items():
@@ -104,12 +108,15 @@ def _waits(workspace: Workspace, stage: Stage, item: str, now: float) -> str | N
     return None if now >= started + BACKOFF_S[record["attempts"] - 1] else ""
 
 
+def _made(workspace: Workspace, stage: Stage, item: str) -> dict[str, Any] | None:
+    """The record of an item that was made, whatever has changed since."""
+    record = workspace.record(stage.name, item)
+    return record if record and record["outcome"] == "ok" else None
+
+
 def _permitted(workspace: Workspace, stage: Stage, due: dict[str, str]) -> tuple[dict[str, str], str | None]:
     """What may be done without being asked for, and what a person should know of the rest."""
-    records = {item: workspace.record(stage.name, item) for item in due}
-    made = {item: record for item, record in records.items() if record and record["outcome"] == "ok"}
-    if stage.group == "statistics":
-        return {item: today for item, today in due.items() if item not in made}, None  # the rest is the schedule's
+    made = {item: record for item in due if (record := _made(workspace, stage, item))}
     if stage.name == "trained_models":
         # other scans are no reason to train again, other settings are
         kept = {

@@ -293,8 +293,9 @@ _ALL = (
     ), (
         _whole("voxels", "voxels of the region"),
         _real("volume_mm3", "volume of the region, mm³"),
-        _whole("n", "people, each with the first scan; of a difference: of both groups"),
-        _whole("n_warped", "of these scans, moved along a warp; the others were taken to lie in template space"),
+        _whole("n", "people, each with the first scan; of a difference: of both groups", nullable=True),
+        _whole("n_warped", "of these scans, moved along a warp; the others were taken to lie in template space",
+               nullable=True),
         _real("mean", "mean over the region of the share of these scans whose mask holds the voxel", nullable=True),
         _real("peak", "largest such share (of a difference: the largest in size)", nullable=True),
         _real("peak_x_mm", "where the peak lies, mm of the template", nullable=True),

@@ -64,8 +64,8 @@ class ServiceProcess:
             pid = int(folder.name)
             try:
                 if os.getsid(pid) == self.process.pid:
-                    commands[pid] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                     parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                    commands[pid] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except (OSError, ValueError):
                 continue
         spawned = {pid for pid, command in commands.items() if "spawn_main" in command}
