@@ -33,7 +33,6 @@ _SCHEMA = {
 }
 
 
-@cache  # asked for whenever a study's stages are listed
 def published_numbers(study: str) -> tuple[dict[str, Any], ...]:
     """The published numbers of a study, from its list in this package; none if there is no such list.
 
@@ -46,18 +45,21 @@ def published_numbers(study: str) -> tuple[dict[str, Any], ...]:
     ValueError
         An entry that lacks one of these, has another, or the measure of an earlier one.
     """
+    path = _LISTS / f"{study}.yaml"
+    return _parsed(study, path.name, path.read_text(encoding="utf-8")) if path.exists() else ()
+
+
+@cache  # a study's stages are listed at every look of its sensor
+def _parsed(study: str, file: str, text: str) -> tuple[dict[str, Any], ...]:
     import yaml
 
-    path = _LISTS / f"{study}.yaml"
-    if not path.exists():
-        return ()
     found: dict[str, dict[str, Any]] = {}
-    for number, entry in enumerate(yaml.safe_load(path.read_text(encoding="utf-8"))["numbers"], 1):
+    for number, entry in enumerate(yaml.safe_load(text)["numbers"], 1):
         wrong = (_REQUIRED - set(entry)) | (set(entry) - _REQUIRED - _OPTIONAL)
         if wrong or set(entry["ours"]) != {"table", "where", "column"}:
-            raise ValueError(f"{path.name}: number {number} lacks or does not know {sorted(wrong) or 'a part of ours'}")
+            raise ValueError(f"{file}: number {number} lacks or does not know {sorted(wrong) or 'a part of ours'}")
         if entry["measure"] in found:
-            raise ValueError(f"{path.name}: {entry['measure']!r} is there twice; name each number differently")
+            raise ValueError(f"{file}: {entry['measure']!r} is there twice; name each number differently")
         found[entry["measure"]] = {"study": study} | entry
     return tuple(found.values())
 

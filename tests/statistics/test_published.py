@@ -135,7 +135,7 @@ def test_what_is_not_there_is_not_measured() -> None:
         row = only(entry(), frame)
         assert (row["ours"], row["n"], row["verdict"]) == (None, None, "not measured")
     assert compare([], lambda _: pl.DataFrame(), True).height == 0
-    assert published_numbers("no such study") == []
+    assert published_numbers("no such study") == ()
 
 
 def test_the_whole_list_against_tables_that_are_empty() -> None:
