@@ -118,12 +118,17 @@ def load_studies(home: Home, folder: Path = DEFINITIONS) -> dict[str, Study]:
 
 
 def remember(home: Home, name: str, settings: dict[str, Any]) -> None:
-    """Keep settings for this home: later runs, and the web UI, see the same study."""
+    """Keep settings for this home: later runs, and the web UI, see the same study.
+
+    A setting takes the place of what was kept below it: `sanity` that of `sanity.epochs`.
+    """
     if not settings:
         return
     path = home.settings(name)
+    above = tuple(f"{key}." for key in settings)
+    kept = {key: value for key, value in read_settings(path).items() if not str(key).startswith(above)}
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(read_settings(path) | settings, sort_keys=True))
+        temporary.write_text(yaml.safe_dump(kept | settings, sort_keys=True))
 
 
 @contextmanager

@@ -80,6 +80,15 @@ def test_remembered_settings_come_back(tmp_path: Path) -> None:
     assert (study.training.epochs, study.split.seed) == (2, 7)
 
 
+def test_a_setting_takes_the_place_of_what_was_remembered_below_it(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    remember(home, "disability", {"sanity.epochs": 3, "training.epochs": 2})
+    remember(home, "disability", {"sanity": None})
+    assert read_settings(home.settings("disability")) == {"sanity": None, "training.epochs": 2}
+    study = load_studies(home)["disability"]
+    assert (study.sanity, study.training.epochs) == (None, 2)
+
+
 def test_broken_yaml_is_one_clear_line(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("a: [1,")

@@ -216,15 +216,21 @@ def _inversion_curves(workspace: Workspace) -> Stage:
 
 
 def _judged(workspace: Workspace) -> pl.DataFrame:
-    """Outputs with person, class and role of the scan for the model."""
+    """Outputs with person, class and role of the scan for the model; texts are categories, a fraction of the memory."""
     threshold = workspace.study.cohort.target.threshold
     people = workspace.read("scans").select(
         "scan", "participant_id", (pl.col("target") >= threshold).cast(pl.Int64).alias("target")
     )
-    outputs = workspace.read("inversions").join(people, on="scan")
-    pairs = outputs.select("scan", "fold").unique()
-    roles = [role_of(workspace, scan, fold) for scan, fold in pairs.iter_rows()]
-    return outputs.join(pairs.with_columns(pl.Series("set", roles)), on=["scan", "fold"])
+    needed = ("fold", "scan", "method", "map", "control", "top_percent", "draw", "output", "share_of_brain")
+
+    def narrow(part: pl.DataFrame) -> pl.DataFrame:
+        part = part.select(needed).join(people, on="scan")
+        pairs = part.select("scan", "fold").unique()
+        roles = [role_of(workspace, scan, fold) for scan, fold in pairs.iter_rows()]
+        part = part.join(pairs.with_columns(pl.Series("set", roles, dtype=pl.String)), on=["scan", "fold"])
+        return part.with_columns(pl.col(pl.String).cast(pl.Categorical))
+
+    return pl.concat(narrow(part) for part in workspace.parts("inversions"))
 
 
 def _panels(workspace: Workspace) -> tuple[Any, Any]:

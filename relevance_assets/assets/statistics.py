@@ -14,6 +14,7 @@ from relevance_assets.assets.models import people
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, tick
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint
+from relevance_assets.tables.schema import TABLES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,9 +48,8 @@ def _localisation_summary(workspace: Workspace) -> Stage:
     def make(_: str) -> Done:
         from relevance_assets.statistics.localisation import localisation_summary
 
-        rows = workspace.read("localisation").join(workspace.read("scans").select("scan", "participant_id"), on="scan")
         frame = localisation_summary(
-            rows,
+            _localised(workspace),
             bootstrap=study.statistics.bootstrap,
             confidence=study.statistics.confidence,
             seed=study.statistics.seed,
@@ -78,6 +78,16 @@ def _localisation_summary(workspace: Workspace) -> Stage:
         needs=("localisation",),
         kinds=frozenset({"polars"}),
         group="statistics",
+    )
+
+
+def _localised(workspace: Workspace) -> pl.DataFrame:
+    """What is summed up, with the person; texts are categories, which take a fraction of the memory."""
+    people = workspace.read("scans").select("scan", "participant_id")
+    needed = ("scan", "participant_id", "method", "contrast", "region", "metric", "value", "chance")
+    return pl.concat(
+        part.join(people, on="scan").select(needed).with_columns(pl.col(pl.String).cast(pl.Categorical))
+        for part in workspace.parts("localisation")
     )
 
 
@@ -171,19 +181,24 @@ def _measures(workspace: Workspace, scans: list[str]) -> tuple[pl.DataFrame, np.
     """The family: method, x (image) and stratum (mask) of each column, and the means, (scans, columns)."""
     import numpy as np
 
-    long = workspace.read("mask_measures").filter(
-        # A map of one contrast masks that contrast; the combined map masks every contrast.
-        ((pl.col("contrast") == pl.col("image")) | (pl.col("contrast") == COMBINED))
-        & pl.col("method").is_in(list(workspace.study.methods))
-    )
     key = ["method", "image", "contrast", "sign", "top_percent"]
-    masks = long.select(key).unique().sort(key)
-    wide = np.full((len(scans), masks.height), np.nan)
-    rows = {scan: index for index, scan in enumerate(scans)}
-    columns = {mask: index for index, mask in enumerate(masks.iter_rows())}
-    for scan, mean, *mask in long.select("scan", "mean", *key).iter_rows():
-        if scan in rows and mean is not None:
-            wide[rows[scan], columns[tuple(mask)]] = mean
+    # A map of one contrast masks that contrast; the combined map masks every contrast.
+    wanted = ((pl.col("contrast") == pl.col("image")) | (pl.col("contrast") == COMBINED)) & pl.col("method").is_in(
+        list(workspace.study.methods)
+    )
+    rows = pl.DataFrame({"scan": scans}, schema={"scan": pl.String}).with_row_index("row")
+    columns: dict[tuple[Any, ...], np.ndarray] = {}
+    for part in workspace.parts("mask_measures"):
+        found = part.filter(wanted).join(rows, on="scan", how="left").select(*key, "row", "mean")
+        for mask, means in found.partition_by(key, as_dict=True, include_key=False).items():
+            column = columns.setdefault(mask, np.full(len(scans), np.nan))
+            known = means.drop_nulls()
+            column[known["row"].to_numpy()] = known["mean"].to_numpy()
+    order = sorted(columns)
+    wide = np.empty((len(scans), len(order)))
+    for index, mask in enumerate(order):
+        wide[:, index] = columns.pop(mask)
+    masks = pl.DataFrame(order, schema={name: TABLES["mask_measures"].schema[name] for name in key}, orient="row")
     names = masks.select(
         "method",
         x="image",

@@ -7,7 +7,7 @@ stages wrote. Does not belong here: doing the work (the stages), Dagster.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from relevance_assets.cohort.watch import Folder, look, look_at
 from relevance_assets.files import write_json
 from relevance_assets.home import Home, split_scan
 from relevance_assets.study import Contrast, Study
+from relevance_assets.tables.schema import TABLES
 from relevance_assets.tables.store import Store, stored_path
 
 __all__ = ["ALL", "COMBINED", "PLANTED", "Snapshot", "Workspace", "camel"]
@@ -62,6 +63,13 @@ class Workspace:
     # ------------------------------------------------------------------------------------------------- tables
     def read(self, table: str, partition: str | None = None) -> pl.DataFrame:
         return self.store.read(table, self.study.name, partition)
+
+    def parts(self, table: str) -> Iterator[pl.DataFrame]:
+        """All rows of a table, some hundred thousand at once and in no particular order; at least one frame."""
+        yield TABLES[table].empty()
+        with self.store.gather_now(table, self.study.name) as gathered:
+            for batch in gathered.batches():
+                yield batch.frame
 
     def write(self, table: str, partition: str, frame: pl.DataFrame) -> None:
         self.store.write(table, self.study.name, partition, frame)

@@ -27,6 +27,7 @@ _POINT = (*_CURVE, "top_percent", "draw")
 _NEEDED = ("scan", "participant_id", "fold", "set", "target", *_POINT, "output", "share_of_brain")
 _PLANTED = ("planted", "combined", "planted")
 _PLANTED_CHANCE = ("planted", "combined", "random_planted")
+_TEXTS = ("scan", "participant_id", "fold", *_CURVE)
 # controls of the planted region's size: one point, which counts as a whole curve
 _POINTS = ("planted", "random_planted", "matched_planted")
 _SHARES = ("share_of_brain", "share_of_brain_lower", "share_of_brain_upper")
@@ -58,17 +59,30 @@ def inversion_curves(outputs: pl.DataFrame) -> pl.DataFrame:
         finite, or no validation and test scans.
     """
     outputs = _judged(outputs)
+    # one curve at a time: in order, rows take several times as much memory
+    curves = [_curve(_in_order(outputs.filter(_of(curve)))) for curve in _curves(outputs)]
+    texts, numbers = (*_CURVE, "fold"), ("top_percent", "draw", "n", "n_positive")
+    both = pl.concat(curves).with_columns(pl.col(texts).cast(pl.String), pl.col(numbers).cast(pl.Int64))
+    return both.sort(*_POINT, "fold")
+
+
+def _curve(outputs: pl.DataFrame) -> pl.DataFrame:
+    """Points of one curve: of every fold, and of 'mean'."""
     positive, share = pl.col("target") == 1, pl.col("share_of_brain")
     ones, zeros = positive.sum(), (~positive).sum()
     # Mann-Whitney: ranks of the positives less the least they could be
     above = pl.col("output").rank("average").filter(positive).sum() - ones * (ones + 1) / 2
-    folds = outputs.group_by(*_POINT, "fold", maintain_order=True).agg(
-        pl.when((ones > 0) & (zeros > 0)).then(above / (ones * zeros)).alias("auc"),
-        n=pl.len(),
-        n_positive=ones,
-        share_of_brain=share.mean(),
-        share_of_brain_lower=share.filter(~positive).mean(),
-        share_of_brain_upper=share.filter(positive).mean(),
+    folds = (
+        outputs.group_by(*_POINT, "fold", maintain_order=True)
+        .agg(
+            pl.when((ones > 0) & (zeros > 0)).then(above / (ones * zeros)).alias("auc"),
+            n=pl.len(),
+            n_positive=ones,
+            share_of_brain=share.mean(),
+            share_of_brain_lower=share.filter(~positive).mean(),
+            share_of_brain_upper=share.filter(positive).mean(),
+        )
+        .with_columns(pl.col("fold").cast(pl.String))
     )
     auc = pl.col("auc")
     means = folds.group_by(_POINT, maintain_order=True).agg(
@@ -77,7 +91,7 @@ def inversion_curves(outputs: pl.DataFrame) -> pl.DataFrame:
     counts = outputs.unique([*_POINT, "scan"]).group_by(_POINT).agg(n=pl.len(), n_positive=ones)
     both = pl.concat([folds, means.join(counts, on=list(_POINT))], how="diagonal")
     columns = (*_POINT, "fold", "auc", "low", "high", "n", "n_positive", *_SHARES)
-    return both.with_columns(pl.col("n", "n_positive").cast(pl.Int64)).select(columns).sort(*_POINT, "fold")
+    return both.select(columns)
 
 
 def inversion_areas(
@@ -121,7 +135,8 @@ def inversion_areas(
         scan of two people or with two targets, or a scenario to compare with that is not there.
     """
     outputs = _judged(outputs)
-    if outputs.filter((pl.col("method") == reference[0]) & (pl.col("map") == reference[1])).is_empty():
+    curves = _curves(outputs)
+    if reference not in [(method, map_) for method, map_, _ in curves]:
         raise ValueError(f"areas: reference {' '.join(reference)} has no outputs")
     scans = outputs.select("scan", "participant_id").unique(maintain_order=True).sort("scan")
     if scans["scan"].n_unique() < len(scans):
@@ -132,10 +147,9 @@ def inversion_areas(
     weights = np.concatenate([np.ones((1, len(scans))), weights])
     row_of = {scan: i for i, scan in enumerate(scans["scan"])}
 
-    curves: list[Curve] = list(outputs.select(_CURVE).unique().sort(_CURVE).iter_rows())
     areas: list[np.ndarray] = []
-    for fold in outputs.partition_by("fold"):
-        of_fold = _fold_areas(fold, curves, row_of, weights)
+    for fold in outputs["fold"].unique().sort():
+        of_fold = _fold_areas(_in_order(outputs.filter(pl.col("fold") == fold)), curves, row_of, weights)
         if np.isfinite(of_fold[:, 0]).any():
             areas.append(of_fold)
     drawn = np.mean(areas, axis=0) if areas else np.full((len(curves), len(weights)), np.nan)
@@ -147,7 +161,8 @@ def inversion_areas(
         if minuend not in by_curve:
             raise ValueError(f"areas: '{against}' is to be compared with {' '.join(minuend)}, which has no outputs")
         rows.append(_row(key, against, by_curve[minuend] - by_curve[subtrahend], confidence, count))
-    numbers = ", ".join(map(str, outputs.filter(~pl.col("control").is_in(_POINTS))["top_percent"].unique().sort()))
+    sizes = outputs.select("control", "top_percent").unique().iter_rows()
+    numbers = ", ".join(map(str, sorted({percent for control, percent in sizes if control not in _POINTS})))
     percents = pl.when(~pl.col("control").is_in(_POINTS)).then(pl.lit(numbers))
     return pl.DataFrame(rows, schema=_AREA_SCHEMA).with_columns(percents=percents)
 
@@ -168,20 +183,40 @@ def _differences(curves: list[Curve], reference: tuple[str, str]) -> Iterator[tu
 
 
 def _judged(outputs: pl.DataFrame) -> pl.DataFrame:
-    """The rows that count, checked."""
+    """The rows that count, checked, in no particular order, and as small as they can be: there are millions."""
     if missing := [name for name in _NEEDED if name not in outputs.columns]:
         raise ValueError(f"inversion: the outputs lack the columns {missing}")
-    outputs = outputs.filter(pl.col("set").is_in(["validation", "test"])).with_columns(pl.col("fold").cast(pl.String))
+    outputs = outputs.filter(pl.col("set").is_in(["validation", "test"])).select(_NEEDED).drop("set")
     if outputs.is_empty():
         raise ValueError("inversion: no outputs of validation or test scans")
     if not outputs["target"].is_in([0, 1]).all() or outputs["target"].null_count():
         raise ValueError("inversion: targets must be 0 or 1")
     if not outputs["output"].is_finite().all() or outputs["output"].null_count():
         raise ValueError("inversion: an output is not finite")
-    if outputs.select(*_POINT, "fold", "scan").is_duplicated().any():
+    numbers = [pl.col("target").cast(pl.Int8), pl.col("top_percent", "draw").cast(pl.Int32)]
+    return outputs.with_columns(*numbers, *(_numbered(outputs[name]) for name in _TEXTS))
+
+
+def _numbered(texts: pl.Series) -> pl.Series:
+    """Texts as numbers that sort as they do."""
+    return texts.cast(pl.String).cast(pl.Enum(texts.unique().cast(pl.String).sort()))
+
+
+def _in_order(outputs: pl.DataFrame) -> pl.DataFrame:
+    """Sums in one order, so that the same rows give the same bits; checked for rows that are there twice."""
+    key = (*_POINT, "fold", "scan")
+    outputs = outputs.sort(key)
+    if outputs.select(pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in key).any()).item():
         raise ValueError("inversion: a scan has two outputs for the same inversion and fold")
-    # sums in one order, so that the same rows give the same bits
-    return outputs.sort(*_POINT, "fold", "scan")
+    return outputs
+
+
+def _curves(outputs: pl.DataFrame) -> list[Curve]:
+    return list(outputs.select(_CURVE).unique().sort(_CURVE).iter_rows())
+
+
+def _of(curve: Curve) -> pl.Expr:
+    return pl.all_horizontal(pl.col(name) == value for name, value in zip(_CURVE, curve, strict=True))
 
 
 def _fold_areas(fold: pl.DataFrame, curves: list[Curve], row_of: dict[str, int], weights: np.ndarray) -> np.ndarray:

@@ -47,13 +47,13 @@ def localisation_summary(
     needed = ("scan", "participant_id", *_KEYS, "value", "chance")
     if missing := [name for name in needed if name not in rows.columns]:
         raise ValueError(f"localisation: the rows lack the columns {missing}")
-    if rows.select(*_KEYS, "scan").is_duplicated().any():
-        raise ValueError("localisation: a scan has two rows of the same method, contrast, region and metric")
-    scans = rows.select("scan", "participant_id").unique().sort("scan")
+    scans = rows.select("scan", "participant_id").unique().sort(pl.col("scan").cast(pl.String))
     if scans["scan"].n_unique() < len(scans):
         raise ValueError("localisation: a scan belongs to two people")
-    groups = rows.select(_KEYS).unique().sort(_KEYS)
-    value, chance = (_matrix(rows, name, scans["scan"], groups) for name in ("value", "chance"))
+    groups = rows.select(_KEYS).unique().sort(pl.col(_KEYS).cast(pl.String))
+    places = rows.join(scans.select("scan").with_row_index("row"), on="scan")
+    places = places.join(groups.with_row_index("column"), on=list(_KEYS)).select("row", "column", "value", "chance")
+    value, chance = (_matrix(places, name, (len(scans), len(groups))) for name in ("value", "chance"))
     known = np.isfinite(value) & np.isfinite(chance)
     value, chance = np.where(known, value, 0), np.where(known, chance, 0)
 
@@ -75,13 +75,15 @@ def localisation_summary(
     return pl.DataFrame(out, schema=_SCHEMA)
 
 
-def _matrix(rows: pl.DataFrame, column: str, scans: pl.Series, groups: pl.DataFrame) -> np.ndarray:
-    """A column by scan and group, (scans, groups); NaN where it is null or lacks."""
-    if not (rows[column].is_null() | rows[column].is_finite()).all():
-        raise ValueError(f"localisation: a {column} is not finite; null is what is undefined")
-    at = rows.select("scan", *_KEYS, column).drop_nulls(column)
-    at = at.join(scans.to_frame().with_row_index("row"), on="scan")
-    at = at.join(groups.with_row_index("column"), on=list(_KEYS))
-    matrix = np.full((len(scans), len(groups)), np.nan)
-    matrix[at["row"].to_numpy(), at["column"].to_numpy()] = at[column].to_numpy()
+def _matrix(places: pl.DataFrame, name: str, shape: tuple[int, int]) -> np.ndarray:
+    """A number by scan and group, (scans, groups); NaN where it is null or lacks."""
+    if not (places[name].is_null() | places[name].is_finite()).all():
+        raise ValueError(f"localisation: a {name} is not finite; null is what is undefined")
+    at = places["row"].to_numpy(), places["column"].to_numpy()
+    seen = np.zeros(shape, dtype=bool)
+    seen[at] = True
+    if seen.sum() < len(places):
+        raise ValueError("localisation: a scan has two rows of the same method, contrast, region and metric")
+    matrix = np.full(shape, np.nan)
+    matrix[at] = places[name].fill_null(np.nan).to_numpy()
     return matrix

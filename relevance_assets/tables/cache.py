@@ -156,13 +156,10 @@ def gather_now(table: Table, folder: Path, cache: Path) -> Gathered:
 
 
 def read_whole(table: Table, folder: Path, cache: Path) -> pl.DataFrame:
-    """Rows of all partition files in `folder`; see `gather_now`.
-
-    Where there are many files they come sorted by key, else file after file.
-    """
+    """Rows of all partition files in `folder`, sorted as `Gathered.frame` has them; see `gather_now`."""
     files = look(folder)
     if len(files) < _FEW:
-        return read_files(table, [folder / name for name in sorted(files)])
+        return read_files(table, [folder / name for name in sorted(files)]).sort(table.key, maintain_order=True)
     with gather_now(table, folder, cache) as gathered:
         return gathered.frame()
 

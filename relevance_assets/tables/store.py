@@ -58,13 +58,11 @@ class Store:
         """
         declared = _known(table)
         if partition is not None:
-            frames = [read_files(declared, self.files(table, study, partition))]
-        else:
-            studies = self._studies(table) if study is None else [study]
-            frames = [read_whole(declared, *self._folders(table, name)) for name in studies]
-        if not frames:
-            return declared.empty()
-        return pl.concat(frames).sort(declared.key, maintain_order=True)
+            return read_files(declared, self.files(table, study, partition)).sort(declared.key, maintain_order=True)
+        studies = self._studies(table) if study is None else [study]
+        # sorted by key as they stand one after the other, for every key begins with the study
+        frames = [read_whole(declared, *self._folders(table, name)) for name in studies]
+        return pl.concat(frames) if frames else declared.empty()
 
     def gather(self, table: str, study: str) -> Gathered:
         """A study's rows of a table as they are at one moment, in pieces; see `cache.gather`.
