@@ -56,11 +56,12 @@ def localisation_summary(
     value, chance = (_matrix(places, name, (len(scans), len(groups))) for name in ("value", "chance"))
     known = np.isfinite(value) & np.isfinite(chance)
     value, chance = np.where(known, value, 0), np.where(known, chance, 0)
+    difference = value - chance
 
     people = scans["participant_id"].to_list()
     weights = draw_weights(people, len(scans), bootstrap, np.random.default_rng(seed))
     size = weights @ known
-    drawn = weights @ (value - chance) / np.where(size > 0, size, np.nan)
+    drawn = weights @ difference / np.where(size > 0, size, np.nan)
     out = []
     for i, group in enumerate(groups.iter_rows(named=True)):
         n = int(known[:, i].sum())
@@ -68,9 +69,9 @@ def localisation_summary(
         row: dict[str, object] = {**group, "n": n, "resamples": used}
         row["people"] = len({people[j] for j in np.flatnonzero(known[:, i])})
         if n:
-            means = {"value": value[:, i].sum() / n, "chance": chance[:, i].sum() / n}
-            means["difference"] = (value - chance)[:, i].sum() / n
-            row |= {name: float(mean) for name, mean in means.items()} | {"ci_low": low, "ci_high": high}
+            means = {"value": value, "chance": chance, "difference": difference}
+            row |= {name: float(of_scans[:, i].sum() / n) for name, of_scans in means.items()}
+            row |= {"ci_low": low, "ci_high": high}
         out.append(row)
     return pl.DataFrame(out, schema=_SCHEMA)
 

@@ -223,6 +223,18 @@ def test_the_seed_decides_and_the_rows_order_does_not():
     assert inversion_curves(table).equals(inversion_curves(shuffled))
 
 
+def test_texts_may_be_categories_and_folds_numbers():
+    table = _table()
+    others = (
+        table.sample(fraction=1, shuffle=True, seed=1).with_columns(pl.col(pl.String).cast(pl.Categorical)),
+        table.with_columns(pl.col("fold").cast(pl.Int64)),
+    )
+    options = {"reference": REFERENCE, "bootstrap": 30}
+    for other in others:
+        assert inversion_curves(other).equals(inversion_curves(table))
+        assert inversion_areas(other, **options).equals(inversion_areas(table, **options))
+
+
 def test_errors():
     table = _table()
     for wrong, message in (

@@ -69,7 +69,10 @@ def test_without_any_value():
 def test_the_seed_decides_and_the_rows_order_does_not():
     rows = _rows()
     one = localisation_summary(rows, bootstrap=20, seed=1)
-    assert one.equals(localisation_summary(rows.sample(fraction=1, shuffle=True, seed=0), bootstrap=20, seed=1))
+    shuffled = rows.sample(fraction=1, shuffle=True, seed=0)
+    assert one.equals(localisation_summary(shuffled, bootstrap=20, seed=1))
+    categories = shuffled.with_columns(pl.col(pl.String).cast(pl.Categorical))
+    assert one.equals(localisation_summary(categories, bootstrap=20, seed=1))
     assert not one.equals(localisation_summary(rows, bootstrap=20, seed=2))
 
 
