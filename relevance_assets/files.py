@@ -50,7 +50,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, default=str, separators=(",", ":"))  # one for all: there are many calls
+
+
 def fingerprint(*parts: Any) -> str:
     """A short hash of values: equal values give equal fingerprints, on any machine and in any run."""
-    text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return hashlib.sha256(_CANONICAL.encode(parts).encode()).hexdigest()[:24]

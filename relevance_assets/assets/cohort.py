@@ -31,12 +31,12 @@ SETTLED_BY: ContextVar[float] = ContextVar("settled_by", default=math.inf)
 
 def upstream(workspace: Workspace, asset: str, item: str) -> str:
     """The result of an earlier stage's item; NotReady, with the cause, where there is none."""
-    record = workspace.record(asset, item)
-    if record is None:
+    found = workspace.known(asset, item)
+    if found is None:
         raise NotReady(f"{item}: not made yet: {asset}")
-    if record["outcome"] != "ok":
-        raise NotReady(f"{item}: {asset} failed: {record['reason']}")
-    return record["result"]
+    if found.outcome != "ok" or found.result is None:
+        raise NotReady(f"{item}: {asset} failed: {found.reason}")
+    return found.result
 
 
 def cohort_stages(workspace: Workspace) -> list[Stage]:

@@ -186,16 +186,16 @@ def examine(workspace: Workspace, stage: Stage, item: str) -> tuple[State, str]:
     `current`: made from exactly today's inputs and still there. `failed`: these very inputs cannot succeed. `waiting`:
     what it needs is not there yet. `stale`: the rest.
     """
-    record = workspace.record(stage.name, item)
+    known = workspace.known(stage.name, item)
     try:
         today = stage.fingerprint(item)
     except NotReady:
         return "waiting", ""
     except (ValueError, OSError):  # an input is gone or unreadable: making the item will say which
         return "stale", ""
-    if record is None or record["fingerprint"] != today:
+    if known is None or known.fingerprint != today:
         return "stale", today
-    if record["outcome"] != "ok":
+    if known.outcome != "ok":
         return "failed", today
     there = workspace.has(stage.tables[0], item) and all(path.exists() for path in stage.outputs(item))
     return ("current" if there else "stale"), today

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
 
@@ -41,6 +41,15 @@ def camel(*words: str) -> str:
 
 
 Built = TypeVar("Built")
+
+
+class Known(NamedTuple):
+    """What later stages ask of an item's record."""
+
+    outcome: str
+    result: str | None
+    reason: str | None
+    fingerprint: str | None
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,11 @@ class Workspace:
         """The row of table `runs` for this item, if any."""
         frame = self.read("runs", f"{asset}__{item}")
         return frame.row(0, named=True) if frame.height else None
+
+    def known(self, asset: str, item: str) -> Known | None:
+        """What matters of this item's record, if any."""
+        record = self.record(asset, item)
+        return Known(*(record[name] for name in Known._fields)) if record else None
 
     def recorded(self, asset: str) -> set[str]:
         """The items of an asset that have a record, whatever came of them."""
@@ -215,17 +229,21 @@ class Snapshot(Workspace):
     """A study as it was at one moment: records and raw files are looked at once, for plans over all scans."""
 
     @cached_property
-    def _columns(self) -> dict[str, list[Any]]:
-        """Table `runs`, as lists: a dict for each of its rows takes longer and weighs more."""
-        return self.read("runs").to_dict(as_series=False)
+    def _runs(self) -> pl.DataFrame:
+        return self.read("runs")
 
     @cached_property
     def _records(self) -> dict[str, dict[str, int]]:
         """Where in it the record of an asset's item is."""
         places: dict[str, dict[str, int]] = {}
-        for place, (asset, item) in enumerate(zip(self._columns["asset"], self._columns["item"], strict=True)):
+        for place, (asset, item) in enumerate(self._runs.select("asset", "item").iter_rows()):
             places.setdefault(asset, {})[item] = place
         return places
+
+    @cached_property
+    def _known(self) -> list[Known]:
+        """The same rows: a dict of all that is recorded takes longer than the rest of an answer, and weighs more."""
+        return list(map(Known._make, self._runs.select(Known._fields).iter_rows()))
 
     @cached_property
     def _folder(self) -> Folder:
@@ -246,15 +264,21 @@ class Snapshot(Workspace):
 
     def record(self, asset: str, item: str) -> dict[str, Any] | None:
         place = self._records.get(asset, {}).get(item)
-        return None if place is None else {name: values[place] for name, values in self._columns.items()}
+        return None if place is None else self._runs.row(place, named=True)
+
+    def known(self, asset: str, item: str) -> Known | None:
+        place = self._records.get(asset, {}).get(item)
+        return None if place is None else self._known[place]
+
+    def recorded(self, asset: str) -> set[str]:
+        return set(self._records.get(asset, ()))
 
     def recorded_by_asset(self) -> dict[str, set[str]]:
         return {asset: set(items) for asset, items in self._records.items()}
 
     def results(self, asset: str) -> dict[str, str]:
-        outcomes, results = self._columns["outcome"], self._columns["result"]
-        found = sorted(self._records.get(asset, {}).items())
-        return {item: results[place] for item, place in found if outcomes[place] == "ok"}
+        found = ((item, self._known[place]) for item, place in sorted(self._records.get(asset, {}).items()))
+        return {item: known.result or "" for item, known in found if known.outcome == "ok"}
 
     def known_scans(self) -> pl.DataFrame:
         return self._known_scans
