@@ -21,7 +21,7 @@ __all__ = ["close_lost_runs", "hold"]
 
 GRACE_S = 120.0  # between a run's steps, and before its first
 LOST = "its process was killed; what it left undone is asked for again"
-STARTED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+OPEN = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _HELD: dict[str, IO[bytes]] = {}
 
 
@@ -49,18 +49,24 @@ def close_lost_runs(home: Home, instance: dg.DagsterInstance, now: float | None 
     """Report runs as failed whose process is gone, give back their places in the pools, and name them.
 
     A run whose lock is free and that is in the middle of a step is lost. Between steps, and before the first, its
-    process may be about to end, or to begin, elsewhere: it gets a while.
+    process may be about to end, or to begin, elsewhere: it gets a while. So does a run that was created and never
+    handed over, as a kill between the two leaves it.
     """
     now = time.time() if now is None else now
     lost = []
-    for record in instance.get_run_records(dg.RunsFilter(statuses=STARTED)):
+    for record in instance.get_run_records(dg.RunsFilter(statuses=OPEN)):
         run = record.dagster_run
         if not _is_free(home, run.run_id):
             continue
         steps = instance.get_run_step_stats(run.run_id)
         begun = [step for step in steps if step.start_time]
         working = any(step.end_time is None for step in begun)
-        latest = max([record.start_time or now, *(step.end_time or step.start_time or 0.0 for step in begun)])
+        latest = max(
+            [
+                record.start_time or record.update_timestamp.timestamp(),
+                *(step.end_time or step.start_time or 0.0 for step in begun),
+            ]
+        )
         known = home.run_lock(run.run_id).exists()
         if (known and working) or now - latest > GRACE_S:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

@@ -100,8 +100,8 @@ def _close_killed_runs(instance: dg.DagsterInstance) -> None:
 
     Who holds the lock knows that their process is gone.
     """
-    started = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=started, tags=OURS)):
+    left = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=left, tags=OURS)):
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         instance.report_run_failed(run, "its process was killed; `relevance-assets run` goes on where it stopped")
 

@@ -19,6 +19,7 @@ from service import Service
 from relevance_assets.assets.alive import GRACE_S, LOST, close_lost_runs, hold
 from relevance_assets.assets.automation import REQUEST_TAG, STUDY_TAG, look_for_lost_work
 from relevance_assets.assets.planning import BACKOFF_S
+from relevance_assets.assets.runner import OURS, dagster_instance
 from relevance_assets.assets.warehouse import database_asset
 from relevance_assets.home import Home
 
@@ -100,6 +101,27 @@ def test_a_run_that_has_not_begun_its_work_gets_a_while(
     home, instance, run = started
     assert close_lost_runs(home, instance) == []
     assert close_lost_runs(home, instance, time.time() + GRACE_S + 5) == [run.run_id]
+
+
+@pytest.mark.parametrize("tags", [{}, OURS])
+def test_a_run_that_was_created_and_never_handed_over_holds_nothing_up(
+    tmp_path: Path, tags: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kill between the two leaves it: the service closes it after a while, the command line closes its own."""
+
+    @dg.job
+    def one() -> None: ...
+
+    home = Home(tmp_path)
+    for name in ("DAGSTER_HOME", "RELEVANCE_HOME"):
+        monkeypatch.setenv(name, "")  # what it was comes back
+    with dagster_instance(home) as instance:
+        run = instance.create_run_for_job(one, tags={STUDY_TAG: "disability"} | tags)
+        assert close_lost_runs(home, instance) == []
+    with dagster_instance(home, alone=True) as instance:
+        assert status(instance, run) == ("FAILURE" if tags else "NOT_STARTED")
+        assert close_lost_runs(home, instance, time.time() + GRACE_S + 5) == ([] if tags else [run.run_id])
+        assert status(instance, run) == "FAILURE"
 
 
 def test_this_process_holds_one_run_at_a_time(tmp_path: Path) -> None:
