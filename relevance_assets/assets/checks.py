@@ -116,7 +116,7 @@ def over(workspace: Workspace, table: str, name: str, look: Callable[[Batch], Fo
     changed = workspace.store.changed(table, workspace.study.name)  # before the rows are read
     known, found = _FOUND.get(place, (-1, {}))
     if known != changed:
-        with workspace.store.gather_now(table, workspace.study.name) as gathered:
+        with workspace.gathered(table) as gathered:
             found = {part: found[part] if part in found else look(load()) for part, load in gathered.parts()}
         settled = time.time_ns() - changed > YOUNG_NS
         _FOUND[place] = (changed if settled else -1, found)

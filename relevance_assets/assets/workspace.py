@@ -7,7 +7,9 @@ stages wrote. Does not belong here: doing the work (the stages), Dagster.
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -20,6 +22,7 @@ from relevance_assets.cohort.watch import Folder, look, look_at
 from relevance_assets.files import write_json
 from relevance_assets.home import Home, split_scan
 from relevance_assets.study import Contrast, Study
+from relevance_assets.tables.cache import Gathered
 from relevance_assets.tables.schema import TABLES
 from relevance_assets.tables.store import Store, stored_path
 
@@ -76,9 +79,13 @@ class Workspace:
     def parts(self, table: str) -> Iterator[pl.DataFrame]:
         """All rows of a table, some hundred thousand at once and in no particular order; at least one frame."""
         yield TABLES[table].empty()
-        with self.store.gather_now(table, self.study.name) as gathered:
+        with self.gathered(table) as gathered:
             for batch in gathered.batches():
                 yield batch.frame
+
+    def gathered(self, table: str) -> AbstractContextManager[Gathered]:
+        """All rows of a table, in pieces that are not read yet."""
+        return self.store.gather_now(table, self.study.name)
 
     def write(self, table: str, partition: str, frame: pl.DataFrame) -> None:
         self.store.write(table, self.study.name, partition, frame)
@@ -252,6 +259,22 @@ class Snapshot(Workspace):
     @cached_property
     def _known_scans(self) -> pl.DataFrame:
         return super().known_scans()
+
+    @cached_property
+    def _opened(self) -> ExitStack:
+        """What is to be closed when nobody asks this snapshot any more."""
+        opened = ExitStack()
+        weakref.finalize(self, opened.close)
+        return opened
+
+    @cached_property
+    def _gathered(self) -> dict[str, Gathered]:
+        return {}
+
+    def gathered(self, table: str) -> AbstractContextManager[Gathered]:
+        if table not in self._gathered:
+            self._gathered[table] = self._opened.enter_context(super().gathered(table))
+        return nullcontext(self._gathered[table])
 
     @cached_property
     def _partitions(self) -> dict[str, set[str]]:

@@ -147,10 +147,13 @@ def _gather(
     return gathered
 
 
-def gather_now(table: Table, folder: Path, cache: Path) -> Gathered:
-    """The rows of all partition files in `folder`, each file's of one moment, while others may write."""
+def gather_now(table: Table, folder: Path, cache: Path, listing: dict[str, Stamp] | None = None) -> Gathered:
+    """The rows of all partition files in `folder`, each file's of one moment, while others may write.
+
+    `listing` is what `look` has just found, if it was asked.
+    """
     with ExitStack() as opened:
-        gathered = _gather(table, folder, cache, look(folder), False, opened)
+        gathered = _gather(table, folder, cache, look(folder) if listing is None else listing, False, opened)
         gathered.opened = opened.pop_all()
         return gathered
 
@@ -160,7 +163,7 @@ def read_whole(table: Table, folder: Path, cache: Path) -> pl.DataFrame:
     files = look(folder)
     if len(files) < _FEW:
         return read_files(table, [folder / name for name in sorted(files)]).sort(table.key, maintain_order=True)
-    with gather_now(table, folder, cache) as gathered:
+    with gather_now(table, folder, cache, files) as gathered:
         return gathered.frame()
 
 
