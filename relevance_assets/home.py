@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Home", "SCAN_PATTERN", "check_scan", "split_scan"]
+__all__ = ["Home", "SCAN_PATTERN", "TEMPLATE_SPACE", "check_scan", "split_scan"]
 
+TEMPLATE_SPACE = "MNI152NLin2009aSym"  # the template that nilearn brings, as BIDS calls it
 SCAN_PATTERN = re.compile(r"^sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?$")
 
 

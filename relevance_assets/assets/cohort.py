@@ -1,7 +1,7 @@
-"""Stages from the raw dataset to prepared volumes: who takes part, which files, are they sound, made ready.
+"""Stages about the cohort: who takes part, which files, are they sound, who is held out.
 
-Belongs here: the stages `participants`, `raw_scans`, `prepared_volumes`, `splits`. Does not belong here: how a BIDS
-folder is read (`cohort/`) or an image prepared (`imaging/`).
+Belongs here: the stages `participants`, `raw_scans`, `splits`. Does not belong here: how a BIDS folder is read
+(`cohort/`), the stage between them (`preparation.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import polars as pl
 
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each
 from relevance_assets.assets.workspace import Workspace
-from relevance_assets.files import fingerprint, sha256, sidecar, write_json
+from relevance_assets.files import fingerprint
 
 if TYPE_CHECKING:
     from relevance_assets.cohort.bids import ScanFiles
@@ -40,7 +40,9 @@ def upstream(workspace: Workspace, asset: str, item: str) -> str:
 
 
 def cohort_stages(workspace: Workspace) -> list[Stage]:
-    return [_participants(workspace), _raw_scans(workspace), _prepared_volumes(workspace), _splits(workspace)]
+    from relevance_assets.assets.preparation import prepared_volumes
+
+    return [_participants(workspace), _raw_scans(workspace), prepared_volumes(workspace), _splits(workspace)]
 
 
 # ------------------------------------------------------------------------------------------------ participants
@@ -163,98 +165,6 @@ def _raw_scans(workspace: Workspace) -> Stage:
     )
 
 
-# -------------------------------------------------------------------------------------------- prepared volumes
-def _prepared_volumes(workspace: Workspace) -> Stage:
-    study = workspace.study
-
-    def inputs(scan: str) -> Any:
-        return [
-            upstream(workspace, "raw_scans", scan),
-            [step.model_dump(mode="json") for step in study.preparation],
-            [contrast.model_dump(mode="json") for contrast in study.contrasts],
-        ]
-
-    def make(scan: str) -> Done:
-        from relevance_assets.assets.metadata import mosaic
-        from relevance_assets.imaging.recipe import prepare
-        from relevance_assets.imaging.volumes import save_volume
-
-        raw = workspace.read("raw_scans", scan)
-        sources = dict(raw.select("image", "path").iter_rows())
-        hashes = dict(raw.select("image", "sha256").iter_rows())
-        prepared = prepare(
-            [workspace.bids / sources[c.name] for c in study.contrasts], study.contrasts, study.preparation
-        )
-        shared = {
-            "SkullStripped": True,
-            "Resolution": f"grid of the preparation recipe: {' x '.join(map(str, prepared.mask.shape))} voxels",
-            "Recipe": [step.model_dump(mode="json") for step in study.preparation],
-            "CodeVersion": _version(),
-        }
-        rows = []
-        for index, contrast in enumerate(study.contrasts):
-            path = workspace.prepared_path(scan, contrast)
-            save_volume(path, prepared.images[index], prepared.affine)
-            write_json(
-                sidecar(path),
-                shared
-                | {
-                    "Sources": [f"bids:raw:{sources[contrast.name]}"],
-                    "SourceSha256": hashes[contrast.name],
-                    "Scale": contrast.scale.model_dump(mode="json"),
-                },
-            )
-            rows.append(
-                prepared.quality[index]
-                | {
-                    "scan": scan,
-                    "image": contrast.name,
-                    "path": workspace.relative(path),
-                    "sha256": sha256(path),
-                    "share_cropped": prepared.share_cropped,
-                }
-            )
-        mask = workspace.mask_path(scan)
-        save_volume(mask, prepared.mask.astype("uint8"), prepared.affine)
-        write_json(
-            sidecar(mask),
-            {
-                "Type": "Brain",
-                "Geometry": prepared.geometry.to_dict(),
-                "Sources": [f"bids:raw:{s}" for s in sources.values()],
-            }
-            | {key: shared[key] for key in ("SkullStripped", "Resolution", "CodeVersion")},
-        )
-        frame = pl.DataFrame(rows)
-        return Done(
-            tables={"volumes": frame},
-            result=fingerprint(frame.select("image", "sha256").rows(), sha256(mask)),
-            metadata={
-                "brain_ml": round(rows[0]["brain_volume_mm3"] / 1000),
-                "share_clipped": max(row["share_clipped"] for row in rows),
-                "share_cropped": prepared.share_cropped,
-                "preview": mosaic(prepared.images, [c.name for c in study.contrasts]),
-            },
-        )
-
-    return Stage(
-        name="prepared_volumes",
-        version="1",
-        description="Images by the study's recipe: reoriented, masked to the brain, on one grid, cropped or padded, "
-        "scaled to [0, 1] with background exactly 0; quality measures in table volumes.",
-        tables=("volumes",),
-        items=lambda: list(workspace.results("raw_scans")),
-        inputs=inputs,
-        work=each(make),
-        outputs=lambda scan: [*workspace.prepared_paths(scan), workspace.mask_path(scan)],
-        partition="scan",
-        parallel=True,
-        needs=("raw_scans",),
-        kinds=frozenset({"nifti", "numpy"}),
-        group="imaging",
-    )
-
-
 # ------------------------------------------------------------------------------------------------------ splits
 def _splits(workspace: Workspace) -> Stage:
     study = workspace.study
@@ -316,9 +226,3 @@ def _trained_on(workspace: Workspace) -> pl.DataFrame:
     """Sides of the people that today's models were trained on: one who left and comes back is not new to them."""
     frame = workspace.read("training_scans").filter(pl.col("set") == "validation")
     return frame.select("participant_id", set=pl.lit("train"), fold=pl.col("fold").cast(pl.Int64))
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("relevance-assets")

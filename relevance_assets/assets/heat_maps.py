@@ -20,7 +20,7 @@ from relevance_assets.assets.relevance import geometry_of, read_maps
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, tick
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
-from relevance_assets.home import split_scan
+from relevance_assets.home import TEMPLATE_SPACE, split_scan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,6 @@ __all__ = ["heat_map_stages"]
 
 MILD, SEVERE = "mild", "severe"
 DIFFERENCE = f"{SEVERE} - {MILD}"
-SPACE = "MNI152NLin2009aSym"
 P = "p"
 LABELS = {DIFFERENCE: "difference"}  # in names of files
 DESCRIPTIONS = {
@@ -61,7 +60,7 @@ def _heat_maps(workspace: Workspace) -> Stage:
 
     def template_path(name: str) -> Path:
         folder = workspace.home.derivatives(study.name) / "template"
-        return folder / f"tpl-{SPACE}_desc-{name}_heatmap.nii.gz"
+        return folder / f"tpl-{TEMPLATE_SPACE}_desc-{name}_heatmap.nii.gz"
 
     def inputs(_: str) -> Any:
         masks = workspace.results("quantile_masks")
@@ -209,7 +208,7 @@ def _transform(workspace: Workspace, scan: str) -> Path | None:
     for folder in (derived, raw, truth):
         found = sorted(name for name in _names(folder) if _leads_there(name, scan))
         if len(found) > 1:
-            raise ValueError(f"{folder / found[0]}: {scan} has {len(found)} ways to {SPACE}; leave one there")
+            raise ValueError(f"{folder / found[0]}: {scan} has {len(found)} ways to {TEMPLATE_SPACE}; leave one there")
         if found:
             return folder / found[0]
     return None
@@ -223,7 +222,7 @@ def _names(folder: Path) -> list[str]:
 
 def _leads_there(name: str, scan: str) -> bool:
     rest = name.removeprefix(f"{scan}_from-")
-    return rest != name and f"_to-{SPACE}_mode-image_xfm." in rest and not name.endswith(".json")
+    return rest != name and f"_to-{TEMPLATE_SPACE}_mode-image_xfm." in rest and not name.endswith(".json")
 
 
 def _stamp(path: Path | None) -> tuple[str, int, int] | None:
@@ -276,7 +275,7 @@ def _collected(
 
 def _registration(scans: int, warped: int) -> str:
     """How scans came into template space, in a sentence."""
-    return f"{warped} of {scans} scans moved to {SPACE} along their warp, {scans - warped} taken to lie there already"
+    return f"{warped} of {scans} scans moved to {TEMPLATE_SPACE} along their warp, {scans - warped} taken to lie there already"
 
 
 # --------------------------------------------------------------------------------------------- groups and regions

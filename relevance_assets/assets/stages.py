@@ -12,8 +12,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -29,6 +27,7 @@ import polars as pl
 from relevance_assets.assets.owners import ASSET_OF
 from relevance_assets.assets.workspace import ALL, Workspace
 from relevance_assets.files import fingerprint
+from relevance_assets.usage import peak_mb
 
 __all__ = [
     "ALL",
@@ -342,7 +341,7 @@ def run_item(
         if record["fingerprint"] is None:
             record["attempts"] = 1 + ((before or {}).get("attempts") or 0)
     record["seconds"] = time.perf_counter() - clock
-    record["peak_mb"] = _peak_mb()
+    record["peak_mb"] = peak_mb()
     workspace.write("runs", f"{stage.name}__{item}", pl.DataFrame([record], infer_schema_length=None))
     return Outcome(item, record["outcome"], record["reason"], metadata=metadata)  # type: ignore[arg-type]
 
@@ -369,9 +368,3 @@ def _patiently(make: Callable[[], Done]) -> Done:
             log.warning("%s; trying again in %g s", error, wait)
             time.sleep(wait)
     return make()
-
-
-def _peak_mb() -> float:
-    """The process's peak resident memory so far, in MB (Linux counts in kB, macOS in bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,35 @@ class Atlas:
         """The same regions on another grid, by nearest neighbour."""
         source, target = Grid(self.labels.shape, self.affine), Grid(shape, np.asarray(affine, dtype=np.float64))
         return Atlas(self.name, resample(self.labels, source, target, 0), target.affine, self.names)
+
+    def contains(self, points: np.ndarray, regions: Sequence[str]) -> np.ndarray:
+        """Which points lie in one of the regions, by nearest neighbour; `cerebellum` means both of its sides.
+
+        Parameters
+        ----------
+        points : (n, 3)
+            RAS+ mm, in the atlas's space.
+
+        Raises
+        ------
+        ValueError
+            A region that the atlas does not have.
+        """
+        chosen = []
+        for region in regions:
+            sides = (region, f"{region}_left", f"{region}_right")
+            found = [label for label, name in self.names.items() if name in sides]
+            if not found:
+                raise ValueError(
+                    f"atlas {self.name} has no region {region!r}; there are {', '.join(self.names.values())}"
+                )
+            chosen += found
+        to_voxels = np.linalg.inv(self.affine)
+        voxels = np.rint(points @ to_voxels[:3, :3].T + to_voxels[:3, 3]).astype(int)
+        inside = ((voxels >= 0) & (voxels < self.labels.shape)).all(axis=1)
+        result = np.zeros(len(points), dtype=bool)
+        result[inside] = np.isin(self.labels[tuple(voxels[inside].T)], chosen)
+        return result
 
 
 def approximate_atlas(shape: tuple[int, int, int], affine: np.ndarray) -> Atlas:

@@ -47,7 +47,7 @@ class Displacement:
         return points + np.stack(parts, axis=1)
 
 
-def read_displacement(path: Path, native: Grid) -> Displacement:
+def read_displacement(path: Path, native: Grid | None = None) -> Displacement:
     """Read `*_from-<scan>_to-<template>_mode-image_xfm.nii.gz` as the synthetic cohort's truth has it.
 
     A vector per voxel of the scan's own grid, in mm along RAS+: the voxel's position plus this vector is its position
@@ -56,8 +56,9 @@ def read_displacement(path: Path, native: Grid) -> Displacement:
 
     Parameters
     ----------
-    native : Grid
-        Of the scan's first contrast.
+    native : Grid, optional
+        Of the scan's first contrast, on which the field must lie: so that one of the other direction is found out. Not
+        given for fields that this project has written, on grids of their own.
 
     Raises
     ------
@@ -73,7 +74,7 @@ def read_displacement(path: Path, native: Grid) -> Displacement:
     if values.ndim != 5 or values.shape[3:] != (1, 3):
         raise ScanError(f"{path}: has shape {values.shape}; a displacement field has (x, y, z, 1, 3)")
     grid = Grid((values.shape[0], values.shape[1], values.shape[2]), np.asarray(image.affine, dtype=np.float64))
-    if not same_grid(grid, native):
+    if native is not None and not same_grid(grid, native):
         raise ScanError(f"{path}: must lie on the scan's own grid {native.shape} and lead from there to the template")
     if not np.isfinite(values).all():
         raise ScanError(f"{path}: holds NaN or infinite displacements; register the scan again")

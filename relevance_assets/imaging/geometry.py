@@ -1,22 +1,68 @@
 """The way between a scan's native grid and its prepared grid, as something that a sidecar can hold.
 
-Belongs here: `Geometry`, maps back to the native grid, native labels onto the prepared grid. Does not belong
-here: how the prepared grid came about (`recipe.py`).
+Belongs here: `Alignment` (scan and template), `Geometry` (native and prepared), maps back to the native grid, native
+labels onto the prepared grid. Does not belong here: how the prepared grid came about (`steps.py`), how an alignment is
+found (`registration.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from relevance_assets.imaging.displacement import Displacement, inverse, read_displacement
 from relevance_assets.imaging.grid import Grid, copy_between, resample
+from relevance_assets.imaging.template import load_template
+from relevance_assets.imaging.transforms import pull
 from relevance_assets.imaging.volumes import ScanError, read_image
 
-__all__ = ["Geometry", "to_native", "to_prepared_labels"]
+__all__ = ["Alignment", "Geometry", "to_native", "to_prepared_labels"]
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Where points of a scan lie in the template, and the way back; all in RAS+ mm.
+
+    Attributes
+    ----------
+    matrix : ndarray (4, 4)
+        The affine way from the scan to the template; all of it where there are no fields.
+    forward : Displacement or None
+        Scan to template, the affine included.
+    found_back : Displacement or None
+        Template to scan as a registration found it; without it, `forward` is inverted.
+    jacobian : (float, float)
+        Least and greatest local change of volume from the template to the scan.
+    """
+
+    matrix: np.ndarray
+    forward: Displacement | None = None
+    found_back: Displacement | None = None
+    jacobian: tuple[float, float] | None = None
+
+    @cached_property
+    def back(self) -> Displacement | None:
+        """Template to scan, the affine included; None where the affine is all."""
+        if self.forward is None or self.found_back is not None:
+            return self.found_back
+        return inverse(self.forward, load_template().grid)
+
+    def to_template(self, points: np.ndarray) -> np.ndarray:
+        """Points of the scan, (n, 3), in the template."""
+        return self.forward(points) if self.forward else _moved(points, self.matrix)
+
+    def to_scan(self, points: np.ndarray) -> np.ndarray:
+        """Points of the template, (n, 3), in the scan."""
+        return self.back(points) if self.back else _moved(points, np.linalg.inv(self.matrix))
+
+
+def _moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,29 +75,67 @@ class Geometry:
         Grid of the first contrast's file, and of the prepared volumes.
     resampled : bool
         Whether the first contrast was interpolated. If not, both grids share their voxels.
+    moved : ndarray (4, 4)
+        From the file's millimetres to those of the prepared space.
+    alignment : Alignment or None
+        From the file's millimetres to the template, where that is the prepared space and the way is not affine.
     """
 
     native: Grid
     prepared: Grid
     resampled: bool
+    moved: np.ndarray = field(default_factory=lambda: np.eye(4))
+    alignment: Alignment | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; `from_dict` gives back the same numbers."""
-        return {
+    @property
+    def placed(self) -> Grid:
+        """The native grid where the scan was moved to."""
+        return self.placed_grid(self.native)
+
+    def placed_grid(self, grid: Grid) -> Grid:
+        """Any grid of the native space where the scan was moved to."""
+        return Grid(grid.shape, self.moved @ grid.affine)
+
+    def to_dict(self, forward: str = "") -> dict[str, Any]:
+        """As JSON can hold it; `from_dict` gives back the same numbers.
+
+        Parameters
+        ----------
+        forward
+            Name of the file, beside the JSON's own, that holds the field of `alignment`.
+        """
+        content: dict[str, Any] = {
             "NativeShape": list(self.native.shape),
             "NativeAffine": self.native.affine.tolist(),
             "PreparedShape": list(self.prepared.shape),
             "PreparedAffine": self.prepared.affine.tolist(),
             "Resampled": self.resampled,
+            "Moved": self.moved.tolist(),
         }
+        if self.alignment:
+            content |= {"Affine": self.alignment.matrix.tolist(), "Forward": forward}
+        return content
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Geometry:
-        """From `to_dict`'s result, or a sidecar read from JSON; ValueError names a key that is missing."""
+    def from_dict(cls, content: Mapping[str, Any], folder: Path | None = None) -> Geometry:
+        """From `to_dict`'s result, or a sidecar read from JSON that lies in `folder`.
+
+        Raises
+        ------
+        ValueError
+            Names a key that is missing.
+        ScanError
+            A field that cannot be read.
+        """
         try:
             native = _grid(content["NativeShape"], content["NativeAffine"])
             prepared = _grid(content["PreparedShape"], content["PreparedAffine"])
-            return cls(native, prepared, bool(content["Resampled"]))
+            moved = np.array(content.get("Moved", np.eye(4)), dtype=np.float64)  # older sidecars have no such key
+            alignment = None
+            if "Affine" in content:
+                field = read_displacement((folder or Path()) / content["Forward"])
+                alignment = Alignment(np.array(content["Affine"], dtype=np.float64), field)
+            return cls(native, prepared, bool(content["Resampled"]), moved, alignment)
         except KeyError as error:
             raise ValueError(f"the geometry has no {error}; prepare the scan again") from None
 
@@ -81,11 +165,13 @@ def to_native(volume: np.ndarray, geometry: Geometry, order: Literal[0, 1, 3] = 
         raise ValueError(f"a volume of shape {volume.shape} is not on the prepared grid {geometry.prepared.shape}")
     if not geometry.resampled:
         return copy_between(volume, geometry.prepared, geometry.native)
-    return resample(volume, geometry.prepared, geometry.native, order, smooth=False)
+    if geometry.alignment:
+        return pull(volume, geometry.prepared, geometry.placed, geometry.alignment.to_template, order)
+    return resample(volume, geometry.prepared, geometry.placed, order, smooth=False)
 
 
 def to_prepared_labels(path: Path, geometry: Geometry) -> np.ndarray:
-    """A label image or mask, wherever its own affine puts it, by nearest neighbour on the prepared grid.
+    """A label image or mask, wherever its own affine puts it in native space, by nearest neighbour on the prepared grid.
 
     Returns
     -------
@@ -100,4 +186,7 @@ def to_prepared_labels(path: Path, geometry: Geometry) -> np.ndarray:
     labels = np.rint(image.data).astype(np.int32)
     if not np.array_equal(labels, image.data):
         raise ScanError(f"{path}: labels must be whole numbers; a probability map needs a threshold first")
-    return resample(labels, Grid(labels.shape, image.affine), geometry.prepared, 0)
+    placed = geometry.placed_grid(Grid(labels.shape, image.affine))
+    if geometry.alignment:
+        return pull(labels, placed, geometry.prepared, geometry.alignment.to_scan, 0)
+    return resample(labels, placed, geometry.prepared, 0)

@@ -1,38 +1,35 @@
 """The preparation recipe: a scan's images, step by step, onto one grid and into [0, 1].
 
-Belongs here: the steps that `study.preparation` names, one function each, and the order in which they act.
-Skull stripping, bias field and registration get their place as further steps. Does not belong here:
-interpolation (`grid.py`), the way back (`geometry.py`), where results are written.
+Belongs here: the order of the steps that `study.preparation` names, what each of them took, and what is known of the
+scan at the end. Does not belong here: the steps themselves (`steps.py`), the way back (`geometry.py`), where results
+are written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from relevance_assets import study
-from relevance_assets.imaging.geometry import Geometry, to_native, to_prepared_labels
-from relevance_assets.imaging.grid import (
-    Grid,
-    axis_aligned,
-    canonical,
-    centre_start,
-    copy_between,
-    moved,
-    resample,
-    same_grid,
-    same_voxel_size,
-)
+from relevance_assets.imaging import steps
+from relevance_assets.imaging.alignment import on_native_grid
+from relevance_assets.imaging.geometry import Alignment, Geometry
+from relevance_assets.imaging.grid import Grid
+from relevance_assets.imaging.intensity import scale
 from relevance_assets.imaging.quality import volume_row
-from relevance_assets.imaging.volumes import ScanError, read_image
+from relevance_assets.imaging.steps import NEEDLESS, Layers, Visits, read_layers
+from relevance_assets.imaging.volumes import Image
+from relevance_assets.usage import peak_mb
 
-__all__ = ["Geometry", "Prepared", "prepare", "to_native", "to_prepared_labels"]
+__all__ = ["Prepared", "prepare"]
 
-ORDERS: dict[str, Literal[0, 1, 3]] = {"nearest": 0, "linear": 1, "cubic": 3}
+
+FIELD_MM = 3.0  # between the vectors of a stored field: it is smooth, and there is one per scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,206 +45,132 @@ class Prepared:
     affine : ndarray (4, 4), float64
     geometry : Geometry
         The way back to the native grid.
+    alignment : Alignment or None
+        From the first contrast's native space to the template and back, where the recipe has the step `register`.
     quality : list of dict
         One row of table `volumes` per contrast, without study, scan, path and hash.
-    share_cropped : float
-        Share of the brain's voxels that `crop_or_pad` cut off.
+    steps : list of dict
+        One row of table `preparation_steps` per step, without study and scan.
+    before : Image
+        The first contrast as its file has it, for figures.
     """
 
     images: np.ndarray
     mask: np.ndarray
     affine: np.ndarray
     geometry: Geometry
+    alignment: Alignment | None
     quality: list[dict[str, Any]]
-    share_cropped: float
+    steps: list[dict[str, Any]]
+    before: Image
 
 
-@dataclass(frozen=True, eq=False)
-class Layers:
-    """A scan between two steps: an array and a grid per contrast, and the brain on the first contrast's grid.
-
-    `path` is the first contrast's file, by which errors name the scan.
-    """
-
-    path: Path
-    images: tuple[np.ndarray, ...]
-    grids: tuple[Grid, ...]
-    resampled: tuple[bool, ...]
-    mask: np.ndarray | None = None
-
-
-def prepare(paths: Sequence[Path], contrasts: Sequence[study.Contrast], steps: Sequence[study.Step]) -> Prepared:
+def prepare(
+    paths: Sequence[Path],
+    contrasts: Sequence[study.Contrast],
+    recipe: Sequence[study.Step],
+    visits: Visits | None = None,
+) -> Prepared:
     """Read a scan's images and put them through the study's recipe.
 
-    The prepared grid is the first contrast's: reoriented, resampled, cropped or padded as the steps say. A
-    contrast on another grid is interpolated onto it once, whether or not there is a step `resample`.
+    The prepared grid is the first contrast's: reoriented, resampled, cropped or padded as the steps say. A contrast on
+    another grid is interpolated onto it once, whether or not there is a step `resample`.
 
     Parameters
     ----------
     paths : sequence of Path
         One NIfTI file per contrast, in the order of `contrasts`.
-    steps : sequence of Step
+    recipe : sequence of Step
         In the order that `study.Study` asks for; brain_mask and scale are among them.
+    visits : Visits, optional
+        The person's visits, for the step `halfway`.
 
     Raises
     ------
     ScanError
-        A file that `read_image` refuses, no brain voxel, or a percentile that is not positive.
+        A file that `read_image` refuses, no brain voxel, a registration that finds nothing, values that a rule cannot
+        scale.
     """
     if len(paths) != len(contrasts):
         raise ValueError(f"{len(paths)} files for {len(contrasts)} contrasts")
-    if not {"brain_mask", "scale"} <= {step.step for step in steps}:
+    if not {"brain_mask", "scale"} <= {step.step for step in recipe}:
         raise ValueError("preparation: the steps brain_mask and scale are needed")
-    loaded = [read_image(path) for path in paths]
-    layers = Layers(
-        paths[0],
-        tuple(image.data for image in loaded),
-        tuple(Grid(image.data.shape, image.affine) for image in loaded),
-        (False,) * len(loaded),
-    )
-    native = layers.grids[0]
-    shared = False
-    share_cropped = 0.0
-    for step in steps:
-        if isinstance(step, study.Reorient):
-            layers = reorient(layers)
-        elif isinstance(step, study.BrainMask):
-            layers = brain_mask(layers)
-        elif isinstance(step, study.Resample):
-            layers = onto_one_grid(layers, step)
-            shared = True
-        elif isinstance(step, study.CropOrPad):
-            layers = layers if shared else onto_one_grid(layers)
-            shared = True
-            layers, share_cropped = crop_or_pad(layers, step)
-    layers = layers if shared else onto_one_grid(layers)
-    return _scaled(layers, native, contrasts, paths, share_cropped)
+    layers = read_layers(paths, [contrast.name for contrast in contrasts])
+    native, before = layers.grids[0], layers.image(0)
+    visits = visits or Visits((paths[0],), 0)
+    done: list[dict[str, Any]] = []
+    on_one_grid = False
+    for step in recipe:
+        begun = time.perf_counter()
+        if step.step in ("crop_or_pad", "scale") and not on_one_grid:
+            layers, _ = steps.onto_one_grid(layers)
+        on_one_grid = on_one_grid or step.step in ("resample", "crop_or_pad", "scale")
+        if isinstance(step, study.Halfway):
+            layers, said = steps.halfway(layers, step, visits)
+        elif isinstance(step, study.ScaleStep):
+            said = ", ".join(f"{c.name} by {c.scale.rule}" for c in contrasts)
+        else:
+            layers, said = ACTS[step.step](layers, step)
+        done.append(
+            {
+                "step": step.step,
+                "done": not said.startswith(NEEDLESS),
+                "note": said.removeprefix(NEEDLESS),
+                "seconds": time.perf_counter() - begun,
+                "peak_mb": peak_mb(),
+            }
+        )
+    return _scaled(layers, native, contrasts, before, done)
 
 
-def reorient(layers: Layers) -> Layers:
-    """Axes of every contrast to the closest canonical orientation (RAS+); no value changes."""
-    images, affines = zip(
-        *(canonical(i, g.affine) for i, g in zip(layers.images, layers.grids, strict=True)), strict=True
-    )
-    grids = tuple(Grid(image.shape, affine) for image, affine in zip(images, affines, strict=True))
-    return replace(layers, images=images, grids=grids)
-
-
-def brain_mask(layers: Layers) -> Layers:
-    """Brain is where some contrast is > 0, on the first contrast's grid; its images become 0 elsewhere.
-
-    A contrast on another grid votes where at least half of the interpolated voxel is > 0, and is itself set
-    to 0 outside the brain once it is on the common grid (`onto_one_grid`).
-    """
-    first = layers.grids[0]
-    mask = layers.images[0] > 0
-    for image, grid in zip(layers.images[1:], layers.grids[1:], strict=True):
-        mask |= (image > 0) if same_grid(grid, first) else _move_mask(image > 0, grid, first)
-    if not mask.any():
-        raise ScanError(f"{layers.path}: no voxel is > 0 in any contrast, so there is no brain; check the images")
-    images = tuple(
-        np.where(mask, image, np.float32(0)) if same_grid(grid, first) else image
-        for image, grid in zip(layers.images, layers.grids, strict=True)
-    )
-    return replace(layers, images=images, mask=mask)
-
-
-def _move_mask(mask: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """Linear interpolation, >= 0.5 is inside; the margin keeps ties inside whatever the rounding."""
-    return resample(mask.astype(np.float32), source, target) >= 0.5 - 1e-5
-
-
-def onto_one_grid(layers: Layers, step: study.Resample | None = None) -> Layers:
-    """Every contrast on one grid: the first's own, or the axis-aligned RAS+ grid of the step's voxel size.
-
-    The grid covers the first contrast's field of view around the same centre. Where the first contrast has
-    this voxel size already its grid stays, oblique or not, and what lies on it is not interpolated. A
-    reduction by more than 1.5 along an axis is preceded by a Gaussian of (factor - 1) / 2 voxels against
-    aliasing.
-    """
-    order: Literal[0, 1, 3] = 1
-    if step is not None:
-        layers, order = _reoriented_with_mask(layers), ORDERS[step.interpolation]
-    target = layers.grids[0]
-    if step is not None and not same_voxel_size(target, step.voxel_size_mm):
-        target = axis_aligned(target, step.voxel_size_mm)
-    mask = layers.mask
-    if mask is not None and not same_grid(layers.grids[0], target):
-        mask = _move_mask(mask, layers.grids[0], target)
-        if not mask.any():
-            raise ScanError(f"{layers.path}: no brain voxel is left on the grid; take smaller voxels")
-    images, resampled = [], []
-    for image, grid, before in zip(layers.images, layers.grids, layers.resampled, strict=True):
-        interpolate = not same_grid(grid, target)
-        values = resample(image, grid, target, order) if interpolate else image
-        images.append(values if mask is None else np.where(mask, values, np.float32(0)))
-        resampled.append(before or interpolate)
-    return Layers(layers.path, tuple(images), (target,) * len(images), tuple(resampled), mask)
-
-
-def _reoriented_with_mask(layers: Layers) -> Layers:
-    """Voxel sizes of a step are along right, anterior, superior: the axes must be, too."""
-    turned = reorient(layers)
-    if layers.mask is None:
-        return turned
-    return replace(turned, mask=copy_between(layers.mask, layers.grids[0], turned.grids[0]))
-
-
-def crop_or_pad(layers: Layers, step: study.CropOrPad) -> tuple[Layers, float]:
-    """To the step's shape, around the middle of the grid or of the brain; padded voxels are 0.
-
-    All contrasts are on one grid before. Also returns the share of the brain's voxels that was cut off.
-    """
-    grid, mask = layers.grids[0], layers.mask
-    start = centre_start(grid.shape, step.shape, mask if step.centre == "brain" else None)
-    target = moved(grid, start, step.shape)
-    images = tuple(copy_between(image, grid, target) for image in layers.images)
-    layers = replace(layers, images=images, grids=(target,) * len(images))
-    if mask is None:
-        return layers, 0.0
-    kept = copy_between(mask, grid, target)
-    if not kept.any():
-        raise ScanError(f"{layers.path}: no brain is left within {step.shape} voxels; centre the crop on the brain")
-    return replace(layers, mask=kept), 1 - int(kept.sum()) / int(mask.sum())
-
-
-def scale(image: np.ndarray, mask: np.ndarray, rule: study.Scale, path: Path) -> tuple[np.ndarray, float]:
-    """Values by the contrast's rule, clipped to [0, 1], exactly 0 outside the brain.
-
-    Returns
-    -------
-    scaled : ndarray (x, y, z), float32
-    share_clipped : float
-        Share of brain voxels that lay outside [0, 1].
-    """
-    low, high = rule.low, rule.high
-    if rule.rule == "percentile":
-        low, high = 0.0, float(np.percentile(image[mask].astype(np.float64), rule.percentile))
-        if high <= 0:
-            raise ScanError(
-                f"{path}: percentile {rule.percentile:g} of the brain's voxels is {high:g}, not positive; "
-                "check the image or scale it by range"
-            )
-    values = (image.astype(np.float64) - low) / (high - low)
-    brain = values[mask]
-    share_clipped = float(((brain < 0) | (brain > 1)).mean())
-    return np.where(mask, np.clip(values, 0, 1), 0).astype(np.float32), share_clipped
+ACTS: dict[str, Callable[[Layers, Any], steps.Result]] = {
+    "reorient": steps.reorient,
+    "denoise": steps.denoise,
+    "coregister": steps.coregister,
+    "brain_mask": steps.brain_mask,
+    "bias_field": steps.bias_field,
+    "register": steps.register,
+    "remove": steps.remove,
+    "resample": steps.onto_one_grid,
+    "crop_or_pad": steps.crop_or_pad,
+}
 
 
 def _scaled(
-    layers: Layers,
-    native: Grid,
-    contrasts: Sequence[study.Contrast],
-    paths: Sequence[Path],
-    share_cropped: float,
+    layers: Layers, native: Grid, contrasts: Sequence[study.Contrast], before: Image, done: list[dict[str, Any]]
 ) -> Prepared:
-    """The last step, and what is known of the scan by then."""
+    """The last step's values, and what is known of the scan by then."""
     grid, mask = layers.grids[0], layers.mask
     assert mask is not None  # prepare() asks for the step
     scaled, rows = [], []
-    for contrast, path, image, resampled in zip(contrasts, paths, layers.images, layers.resampled, strict=True):
-        values, share_clipped = scale(image, mask, contrast.scale, path)
+    measures = steps.white_matter(layers)
+    for index, contrast in enumerate(contrasts):
+        values, share_clipped = scale(layers.images[index], mask, contrast.scale, layers.paths[index])
         scaled.append(values)
-        rows.append(volume_row(contrast.name, image, mask, grid, resampled=resampled, share_clipped=share_clipped))
-    geometry = Geometry(native, grid, layers.resampled[0])
-    return Prepared(np.stack(scaled), mask, grid.affine, geometry, rows, share_cropped)
+        row = volume_row(
+            contrast.name,
+            layers.images[index],
+            mask,
+            grid,
+            resampled=layers.resampled[index],
+            share_clipped=share_clipped,
+        )
+        rows.append(row | {"share_cropped": 0.0} | layers.measures | measures.get(contrast.name, {}))
+    alignment = _from_native(layers, native)
+    geometry = Geometry(native, grid, layers.resampled[0], layers.moves[0])
+    if layers.in_template and alignment:
+        affine = alignment.forward is None
+        moved = alignment.matrix if affine else np.eye(4)
+        geometry = Geometry(native, grid, True, moved, None if affine else alignment)
+    return Prepared(np.stack(scaled), mask, grid.affine, geometry, alignment, rows, done, before)
+
+
+def _from_native(layers: Layers, native: Grid) -> Alignment | None:
+    """The way from the first contrast's file to the template; None where the recipe asks for none."""
+    if layers.alignment is None:
+        return None
+    matrix = layers.alignment.matrix @ layers.moves[0]
+    if layers.alignment.forward is None:
+        return Alignment(matrix)
+    field = on_native_grid(layers.alignment, native, layers.moves[0], FIELD_MM)
+    return Alignment(matrix, field, jacobian=layers.alignment.jacobian)

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import numpy as np
 
 from relevance_assets.imaging.grid import Grid, resample
+from relevance_assets.imaging.template import load_template
 
 __all__ = ["REGIONS", "Box", "Ellipsoid", "Region", "approximate_labels"]
 
@@ -178,15 +178,6 @@ def approximate_labels(shape: Sequence[int], affine: np.ndarray) -> tuple[np.nda
 
 def _tissues(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """The template's brain (bool) and share of white matter on a grid."""
-    brain, white, source = _template()
-    return resample(brain, source, grid, 0) > 0, resample(white, source, grid)
-
-
-@cache
-def _template() -> tuple[np.ndarray, np.ndarray, Grid]:
-    """Brain mask and white matter of nilearn's MNI152NLin2009aSym at 2 mm."""
-    from nilearn import datasets
-
-    mask, white = datasets.load_mni152_brain_mask(resolution=2), datasets.load_mni152_wm_template(resolution=2)
-    source = Grid(mask.shape, np.asarray(mask.affine, dtype=np.float64))
-    return np.asarray(mask.dataobj).astype(np.uint8), np.asarray(white.dataobj, dtype=np.float32), source
+    template = load_template()
+    brain = resample(template.mask.astype(np.uint8), template.grid, grid, 0) > 0
+    return brain, resample(template.white, template.grid, grid)

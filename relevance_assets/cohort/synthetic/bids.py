@@ -21,10 +21,10 @@ from relevance_assets.cohort.synthetic import lesions as focal
 from relevance_assets.cohort.synthetic import signal
 from relevance_assets.cohort.synthetic.scan import Scan
 from relevance_assets.cohort.synthetic.template import Grid
+from relevance_assets.home import TEMPLATE_SPACE
 
 __all__ = ["fullest_voxels", "las_affine", "save_nifti", "write_images", "write_truth"]
 
-TEMPLATE_SPACE = "MNI152NLin2009aSym"
 
 # suffix: folder, entities before the suffix, step of the stored integers, sidecar.
 _IMAGES: dict[str, tuple[str, str, float, dict[str, Any]]] = {

@@ -1,0 +1,190 @@
+"""The stage `prepared_volumes`: a scan's images by the study's recipe, with the way back and what is known of them.
+
+Belongs here: which files go in and come out, their sidecars, limits that stop a scan. Does not belong here: the steps
+(`imaging/`), figures (`report/`).
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from relevance_assets.assets.cohort import upstream
+from relevance_assets.assets.stages import Done, Stage, each
+from relevance_assets.assets.workspace import Workspace
+from relevance_assets.files import fingerprint, sha256, sidecar, write_json
+from relevance_assets.home import TEMPLATE_SPACE, split_scan
+from relevance_assets.study import Contrast, Halfway
+
+if TYPE_CHECKING:
+    from relevance_assets.imaging.geometry import Alignment
+    from relevance_assets.imaging.recipe import Prepared
+    from relevance_assets.imaging.steps import Visits
+
+__all__ = ["prepared_volumes"]
+
+TOOLS = ("relevance-assets", "nibabel", "scipy", "SimpleITK", "picsl_greedy", "nilearn")  # that values depend on
+
+
+def prepared_volumes(workspace: Workspace) -> Stage:
+    study = workspace.study
+    halfway = next((step for step in study.preparation if isinstance(step, Halfway)), None)
+    recipe = [step.model_dump(mode="json", exclude_defaults=True) | {"step": step.step} for step in study.preparation]
+
+    def visits(scan: str) -> list[str]:
+        """All prepared visits of the person, where they have a part in each other's preparation."""
+        if halfway is None:
+            return [scan]
+        person, _ = split_scan(scan)
+        return sorted(other for other in workspace.results("raw_scans") if split_scan(other)[0] == person)
+
+    def inputs(scan: str) -> Any:
+        return [
+            [upstream(workspace, "raw_scans", one) for one in dict.fromkeys([scan, *visits(scan)])],
+            [step.model_dump(mode="json") for step in study.preparation],
+            [contrast.model_dump(mode="json") for contrast in study.contrasts],
+            study.quality.fail.model_dump(mode="json"),
+        ]
+
+    def make(scan: str) -> Done:
+        from relevance_assets.assets.metadata import thumbnail
+        from relevance_assets.imaging.limits import check
+        from relevance_assets.imaging.recipe import prepare
+        from relevance_assets.report.figures_preparation import preparation_figure
+
+        raw = workspace.read("raw_scans", scan)
+        sources, hashes = (dict(raw.select("image", column).iter_rows()) for column in ("path", "sha256"))
+        paths = [workspace.bids / sources[contrast.name] for contrast in study.contrasts]
+        prepared = prepare(paths, study.contrasts, study.preparation, _visits(workspace, scan, visits(scan), halfway))
+        check(prepared.quality, study.quality.fail, paths[0])
+        about = {
+            "SkullStripped": True,
+            "Resolution": f"grid of the preparation recipe: {' x '.join(map(str, prepared.mask.shape))} voxels",
+            "Recipe": recipe,
+            "Steps": [{key: row[key] for key in ("step", "done", "note")} for row in prepared.steps],
+            "Seed": SEED,
+            "Software": {name: version(name) for name in TOOLS},
+        }
+        rows = _write_images(workspace, scan, prepared, sources, hashes, about)
+        mask_hash = _write_mask(workspace, scan, prepared, sources, about)
+        figure = workspace.scan_figure_path(scan, "preparation")
+        preparation_figure(prepared, scan, figure)
+        frame = pl.DataFrame(rows, infer_schema_length=None)
+        steps = pl.DataFrame(prepared.steps).with_row_index("place", offset=1).with_columns(scan=pl.lit(scan))
+        return Done(
+            tables={"volumes": frame, "preparation_steps": steps.with_columns(pl.col("place").cast(pl.Int64))},
+            result=fingerprint(frame.select("image", "sha256").rows(), mask_hash),
+            metadata={
+                "brain_ml": round(rows[0]["brain_volume_mm3"] / 1000),
+                "share_clipped": max(row["share_clipped"] for row in rows),
+                "share_cropped": rows[0]["share_cropped"],
+                "needless": ", ".join(row["step"] for row in prepared.steps if not row["done"]) or "no step",
+                "preview": thumbnail(figure),
+            },
+        )
+
+    return Stage(
+        name="prepared_volumes",
+        version="2",
+        description="Images by the study's recipe: co-registered, masked to the brain, bias field out, on one grid, "
+        "scaled to [0, 1] with background exactly 0; the way to the template; quality measures in table volumes.",
+        tables=("volumes", "preparation_steps"),
+        items=lambda: list(workspace.results("raw_scans")),
+        inputs=inputs,
+        work=each(make),
+        outputs=lambda scan: [*workspace.prepared_paths(scan), workspace.mask_path(scan)],
+        partition="scan",
+        parallel=True,
+        needs=("raw_scans",),
+        kinds=frozenset({"nifti", "numpy"}),
+        group="imaging",
+    )
+
+
+def _visits(workspace: Workspace, scan: str, scans: list[str], step: Halfway | None) -> Visits:
+    """The files by which a person's visits are compared."""
+    from relevance_assets.imaging.steps import Visits
+
+    name = step.contrast if step and step.contrast else workspace.study.contrasts[0].name
+    paths = []
+    for one in scans:
+        files = dict(workspace.read("raw_scans", one).select("image", "path").iter_rows())
+        paths.append(workspace.bids / files[name])
+    return Visits(tuple(paths), scans.index(scan))
+
+
+def _write_images(
+    workspace: Workspace,
+    scan: str,
+    prepared: Prepared,
+    sources: dict[str, str],
+    hashes: dict[str, str],
+    about: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Every contrast with its sidecar; rows of table `volumes`."""
+    from relevance_assets.imaging.volumes import save_volume
+
+    rows = []
+    for index, contrast in enumerate(workspace.study.contrasts):
+        path = workspace.prepared_path(scan, contrast)
+        save_volume(path, prepared.images[index], prepared.affine)
+        own = {
+            "Sources": [f"bids:raw:{sources[contrast.name]}"],
+            "SourceSha256": hashes[contrast.name],
+            "Scale": contrast.scale.model_dump(mode="json"),
+        }
+        write_json(sidecar(path), about | own)
+        place = {"scan": scan, "image": contrast.name, "path": workspace.relative(path), "sha256": sha256(path)}
+        rows.append(prepared.quality[index] | place)
+    return rows
+
+
+def _write_mask(
+    workspace: Workspace, scan: str, prepared: Prepared, sources: dict[str, str], about: dict[str, Any]
+) -> str:
+    """The brain mask and the way to the template; their hash."""
+    from relevance_assets.imaging.volumes import save_volume
+
+    mask = workspace.mask_path(scan)
+    way = _write_alignment(workspace, scan, prepared, sources, about)
+    save_volume(mask, prepared.mask.astype("uint8"), prepared.affine)
+    content = {
+        "Type": "Brain",
+        "Geometry": prepared.geometry.to_dict(way.name if way else ""),
+        "Sources": [f"bids:raw:{source}" for source in sources.values()],
+    }
+    write_json(sidecar(mask), about | content)
+    return fingerprint(sha256(mask), sha256(way) if way else None)
+
+
+def _write_alignment(
+    workspace: Workspace, scan: str, prepared: Prepared, sources: dict[str, str], about: dict[str, Any]
+) -> Path | None:
+    """The file that leads from the first contrast's file to the template; none where the scan lies there already."""
+    import numpy as np
+
+    from relevance_assets.imaging.transforms import save_displacement, save_matrix
+
+    first, alignment = workspace.study.contrasts[0], prepared.alignment
+    for old in workspace.alignment_paths(scan, first):
+        old.unlink(missing_ok=True)  # of another recipe
+    if alignment is None or np.array_equal(alignment.matrix, np.eye(4)):
+        return None
+    field, matrix = workspace.alignment_paths(scan, first)
+    if alignment.forward:
+        save_displacement(field, alignment.forward)
+    else:
+        save_matrix(matrix, alignment.matrix)
+    path = field if alignment.forward else matrix
+    content = {
+        "Description": f"A point of {sources[first.name]}, in mm (RAS+), to its place in {TEMPLATE_SPACE}"
+        + (": position plus displacement." if alignment.forward else ": an ITK affine transform (LPS)."),
+        "FromFile": f"bids:raw:{sources[first.name]}",
+        "Units": "mm",
+    }
+    keys = ("Recipe", "Seed", "Software")
+    write_json(sidecar(path), content | {key: about[key] for key in keys})
+    return path

@@ -1,0 +1,112 @@
+"""Where a scan lies in the template: found by registration, in one place for masks, maps and quality.
+
+Belongs here: registering a brain with the template, and how well that went. Does not belong here: the program that
+registers (`registration.py`), what is moved along the way (`transforms.py`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from relevance_assets.imaging.displacement import Displacement
+from relevance_assets.imaging.geometry import Alignment
+from relevance_assets.imaging.grid import Grid
+from relevance_assets.imaging.template import load_template
+from relevance_assets.imaging.volumes import Image
+
+__all__ = ["align", "on_native_grid", "quality_of", "white_matter"]
+
+WHITE = 0.9  # probability from which a voxel of the template counts as white matter
+
+
+def align(
+    brain: Image, *, voxel_size_mm: int = 2, deformable: bool = True, start: np.ndarray | None = None
+) -> Alignment:
+    """Register a brain with the template.
+
+    Parameters
+    ----------
+    brain : Image
+        One contrast of a scan, 0 outside the brain.
+    voxel_size_mm : int
+        Of the template.
+    start : (4, 4), optional
+        First guess of the way from the scan to the template.
+
+    Raises
+    ------
+    ValueError
+        Nothing is found, or the field folds.
+    """
+    from relevance_assets.imaging import registration
+
+    template = load_template(voxel_size_mm)
+    guess = None if start is None else np.linalg.inv(start)
+    matrix = registration.affine(
+        template.brain, brain, metric="NMI", fixed_mask=template.mask, start=guess, search=guess is None
+    )
+    if not deformable:
+        return Alignment(np.linalg.inv(matrix))
+    found = registration.deformable(template.brain, brain, matrix, fixed_mask=template.mask)
+    return Alignment(np.linalg.inv(matrix), found.to_fixed, found.to_moving, found.jacobian)
+
+
+def on_native_grid(alignment: Alignment, native: Grid, moved: np.ndarray, spacing_mm: float) -> Displacement:
+    """The way from a file's own millimetres to the template, as a field over the file's field of view.
+
+    Parameters
+    ----------
+    moved : (4, 4)
+        From the file's millimetres to those that `alignment` starts from.
+    spacing_mm : float
+        Between the field's vectors; along the file's own axes.
+    """
+    shape = tuple(
+        max(2, round(n * size / spacing_mm) + 1) for n, size in zip(native.shape, native.voxel_sizes_mm, strict=True)
+    )
+    steps = np.array([(n - 1) / (m - 1) for n, m in zip(native.shape, shape, strict=True)])
+    grid = Grid((shape[0], shape[1], shape[2]), native.affine @ np.diag([*steps, 1.0]))
+    here = np.indices(grid.shape).reshape(3, -1).T @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    there = alignment.to_template(here @ moved[:3, :3].T + moved[:3, 3])
+    return Displacement((there - here).astype(np.float32).reshape(*grid.shape, 3), grid)
+
+
+def white_matter(alignment: Alignment, grid: Grid) -> np.ndarray:
+    """Voxels of a grid of the scan whose place in the template is white matter; bool."""
+    template = load_template()
+    places = np.indices(grid.shape).reshape(3, -1).T @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    probability = _sampled(template.white, template.grid, alignment.to_template(places))
+    return (probability > WHITE).reshape(grid.shape)
+
+
+def quality_of(alignment: Alignment, brain: Image, mask: np.ndarray) -> dict[str, float | None]:
+    """How well a brain and its mask lie on the template: columns of table `volumes`.
+
+    `similarity` is the correlation with the template's T1w inside its mask: before, as the scan's own millimetres put
+    it there, and after.
+    """
+    from relevance_assets.imaging.quality import correlation, dice
+
+    template, grid = load_template(), Grid(mask.shape, brain.affine)
+    inside = np.argwhere(template.mask)
+    points = inside @ template.grid.affine[:3, :3].T + template.grid.affine[:3, 3]
+    known = template.brain.data[template.mask]
+    everywhere = np.indices(template.mask.shape).reshape(3, -1).T @ template.grid.affine[:3, :3].T
+    everywhere = alignment.to_scan(everywhere + template.grid.affine[:3, 3])
+    moved = _sampled(mask.astype(np.float32), grid, everywhere).reshape(template.mask.shape) >= 0.5
+    least, greatest = alignment.jacobian or (None, None)
+    return {
+        "template_overlap": dice(moved, template.mask),
+        "similarity_before": correlation(_sampled(brain.data, grid, points), known),
+        "similarity_after": correlation(_sampled(brain.data, grid, alignment.to_scan(points)), known),
+        "jacobian_minimum": least,
+        "jacobian_maximum": greatest,
+    }
+
+
+def _sampled(values: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
+    """Linear between voxel centres, 0 beyond the outermost."""
+    to_voxels = np.linalg.inv(grid.affine)
+    places = to_voxels[:3, :3] @ points.T + to_voxels[:3, 3:]
+    return ndimage.map_coordinates(np.asarray(values, np.float32), places, order=1, mode="constant")
