@@ -40,8 +40,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def sidecar(image: Path) -> Path:
-    """The JSON file beside a `.nii.gz`."""
-    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+    """The JSON file beside an image or a transform."""
+    return image.with_name(image.name.removesuffix(".nii.gz").removesuffix(".txt") + ".json")
 
 
 def sha256(path: Path) -> str:

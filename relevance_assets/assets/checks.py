@@ -23,10 +23,13 @@ from relevance_assets.assets.relevance import CONSERVED, accounts_of, unexplaine
 from relevance_assets.assets.stages import ALL, Stage
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.cohort.watch import YOUNG_NS
+from relevance_assets.imaging.limits import beyond
 from relevance_assets.tables.partitions import Batch
 from relevance_assets.tables.schema import TABLES
 
 __all__ = ["checks_of", "study_checks"]
+
+NAMED = 20  # scans in a check's metadata
 
 Check = Callable[[], tuple[bool, dict[str, Any]]]
 
@@ -93,14 +96,21 @@ def checks_of(workspace: Workspace, stages: list[Stage]) -> list[tuple[str, str,
 def study_checks(workspace: Workspace, stages: list[Stage]) -> list[dg.AssetChecksDefinition]:
     """The checks as Dagster sees them."""
     by_name = {stage.name: stage for stage in stages}
-    return [_check(workspace, by_name[asset], *rest) for asset, *rest in checks_of(workspace, stages)]  # type: ignore[arg-type]
+    stopping = [_check(workspace, by_name[asset], *rest) for asset, *rest in checks_of(workspace, stages)]  # type: ignore[arg-type]
+    said = "No scan is beyond the limits of `quality.warn`; it stops nothing."
+    warning = partial(within_limits, workspace)
+    return [*stopping, _check(workspace, by_name["prepared_volumes"], "quality", said, warning, blocking=False)]
 
 
-def _check(workspace: Workspace, stage: Stage, name: str, description: str, check: Check) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=asset_key(workspace, stage.name), name=name, description=description, blocking=True)
+def _check(
+    workspace: Workspace, stage: Stage, name: str, description: str, check: Check, *, blocking: bool = True
+) -> dg.AssetChecksDefinition:
+    severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
+
+    @dg.asset_check(asset=asset_key(workspace, stage.name), name=name, description=description, blocking=blocking)
     def asset_check() -> dg.AssetCheckResult:
         passed, metadata = check()
-        return dg.AssetCheckResult(passed=passed, metadata=metadata)
+        return dg.AssetCheckResult(passed=passed, metadata=metadata, severity=severity)
 
     return asset_check
 
@@ -176,6 +186,24 @@ def finite_volumes(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
     passed, counts = finite(workspace, "volumes", ["minimum", "maximum", "mean", "standard_deviation"])
     found = over(workspace, "volumes", "brain", lambda batch: batch.frame.filter(pl.col("brain_voxels") <= 0).height)
     return passed and not sum(found), counts | {"without_brain": sum(found)}
+
+
+def within_limits(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
+    """Which scans a person should look at."""
+    limits = workspace.study.quality.warn
+
+    def look(batch: Batch) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for row in batch.frame.iter_rows(named=True):
+            if words := beyond(row, limits):
+                found.setdefault(row["scan"], []).extend(words)
+        return found
+
+    parts = over(workspace, "volumes", f"quality {limits}", look)
+    doubtful = {scan: "; ".join(dict.fromkeys(words)) for part in parts for scan, words in sorted(part.items())}
+    named = "\n".join(f"- {scan}: {words}" for scan, words in list(doubtful.items())[:NAMED])
+    more = f"\n- and {len(doubtful) - NAMED} more: table volumes" if len(doubtful) > NAMED else ""
+    return not doubtful, {"scans": len(doubtful), "beyond": dg.MetadataValue.md(named + more)}
 
 
 def finite(workspace: Workspace, table: str, columns: list[str]) -> tuple[bool, dict[str, Any]]:

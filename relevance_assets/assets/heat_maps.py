@@ -7,7 +7,7 @@ regions (`imaging/atlas.py`), the comparison of groups (`statistics/voxelwise.py
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from relevance_assets.evidence.heatmap import MaskedScan
     from relevance_assets.imaging.atlas import Atlas
-    from relevance_assets.imaging.displacement import Displacement
     from relevance_assets.imaging.grid import Grid
     from relevance_assets.report.figures_brain import OverlayScan
     from relevance_assets.study import HeatMap
@@ -233,19 +232,29 @@ def _stamp(path: Path | None) -> tuple[str, int, int] | None:
     return path.name, status.st_size, status.st_mtime_ns
 
 
-def _warp(workspace: Workspace, scan: str, grid: Grid) -> Displacement | None:
-    """Where points of the template lie in the scan."""
+def _warp(workspace: Workspace, scan: str, grid: Grid) -> Callable[[np.ndarray], np.ndarray] | np.ndarray | None:
+    """Where points of the template lie in the prepared scan; None where millimetres of both are taken for the same."""
+    import numpy as np
+
     from relevance_assets.imaging.displacement import inverse, read_displacement
     from relevance_assets.imaging.grid import axis_aligned
+    from relevance_assets.imaging.transforms import read_matrix
 
+    geometry = geometry_of(workspace, scan)
+    if geometry.in_template:
+        return np.eye(4)
     path = _transform(workspace, scan)
     if path is None:
         return None
-    field = read_displacement(path, geometry_of(workspace, scan).native)
+    if path.suffix == ".txt":
+        return geometry.moved @ np.linalg.inv(read_matrix(path))
+    ours = path.parent == workspace.mask_path(scan).parent  # on a grid of its own; others could be of either direction
+    field = read_displacement(path, None if ours else geometry.native)
     try:
-        return inverse(field, axis_aligned(grid, (INVERSE_MM, INVERSE_MM, INVERSE_MM)))
+        back = inverse(field, axis_aligned(grid, (INVERSE_MM, INVERSE_MM, INVERSE_MM)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    return lambda points: back(points) @ geometry.moved[:3, :3].T + geometry.moved[:3, 3]
 
 
 def _masked(workspace: Workspace, groups: pl.DataFrame, grid: Grid) -> Iterator[MaskedScan]:
@@ -275,7 +284,8 @@ def _collected(
 
 def _registration(scans: int, warped: int) -> str:
     """How scans came into template space, in a sentence."""
-    return f"{warped} of {scans} scans moved to {TEMPLATE_SPACE} along their warp, {scans - warped} taken to lie there already"
+    along = f"{warped} of {scans} scans moved to {TEMPLATE_SPACE} along their warp"
+    return f"{along}, {scans - warped} taken to lie there already"
 
 
 # --------------------------------------------------------------------------------------------- groups and regions

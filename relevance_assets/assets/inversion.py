@@ -73,7 +73,7 @@ def _inversions(workspace: Workspace) -> Stage:
         import numpy as np
 
         from relevance_assets.evidence.inversion import plan_inversions
-        from relevance_assets.imaging.recipe import to_prepared_labels
+        from relevance_assets.imaging.geometry import to_prepared_labels
         from relevance_assets.imaging.volumes import load_volume
 
         sample = samples(workspace, [scan])

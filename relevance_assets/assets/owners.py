@@ -9,6 +9,7 @@ ASSET_OF = {
     "scans": "participants",
     "raw_scans": "raw_scans",
     "volumes": "prepared_volumes",
+    "preparation_steps": "prepared_volumes",
     "splits": "splits",
     "models": "trained_models",
     "training_epochs": "trained_models",

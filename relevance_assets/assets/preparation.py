@@ -17,15 +17,15 @@ from relevance_assets.assets.stages import Done, Stage, each
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
 from relevance_assets.home import TEMPLATE_SPACE, split_scan
-from relevance_assets.study import Contrast, Halfway
+from relevance_assets.study import Halfway
 
 if TYPE_CHECKING:
-    from relevance_assets.imaging.geometry import Alignment
     from relevance_assets.imaging.recipe import Prepared
     from relevance_assets.imaging.steps import Visits
 
 __all__ = ["prepared_volumes"]
 
+SEED = 42
 TOOLS = ("relevance-assets", "nibabel", "scipy", "SimpleITK", "picsl_greedy", "nilearn")  # that values depend on
 
 
@@ -65,7 +65,7 @@ def prepared_volumes(workspace: Workspace) -> Stage:
             "Resolution": f"grid of the preparation recipe: {' x '.join(map(str, prepared.mask.shape))} voxels",
             "Recipe": recipe,
             "Steps": [{key: row[key] for key in ("step", "done", "note")} for row in prepared.steps],
-            "Seed": SEED,
+            "Seed": SEED,  # of the registration, which is random without
             "Software": {name: version(name) for name in TOOLS},
         }
         rows = _write_images(workspace, scan, prepared, sources, hashes, about)

@@ -100,7 +100,7 @@ def _relevance_maps(workspace: Workspace) -> Stage:
 
         from relevance_assets.assets.metadata import overlay_mosaic
         from relevance_assets.evidence.agreement import pair_agreement
-        from relevance_assets.imaging.recipe import to_native
+        from relevance_assets.imaging.geometry import to_native
         from relevance_assets.imaging.volumes import load_volume, save_volume
         from relevance_assets.relevance.maps import account, mean_maps, summary
 
@@ -250,9 +250,10 @@ def geometry_of(workspace: Workspace, scan: str) -> Any:
     """How the prepared grid of a scan came from its native one, from the brain mask's sidecar."""
     import json
 
-    from relevance_assets.imaging.recipe import Geometry
+    from relevance_assets.imaging.geometry import Geometry
 
-    return Geometry.from_dict(json.loads(sidecar(workspace.mask_path(scan)).read_text())["Geometry"])
+    mask = workspace.mask_path(scan)
+    return Geometry.from_dict(json.loads(sidecar(mask).read_text())["Geometry"], mask.parent)
 
 
 def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str, folds: list[str]) -> None:
@@ -398,7 +399,7 @@ def _localisation(workspace: Workspace) -> Stage:
         import numpy as np
 
         from relevance_assets.evidence.localisation import localise
-        from relevance_assets.imaging.recipe import to_prepared_labels
+        from relevance_assets.imaging.geometry import to_prepared_labels
         from relevance_assets.imaging.volumes import load_volume
 
         brain, _ = load_volume(workspace.mask_path(scan))

@@ -318,7 +318,7 @@ class _Bench:
 
     def _regions(self, scans: list[str]) -> list[np.ndarray]:
         """Where the tissue changes with the target, on the prepared grid."""
-        from relevance_assets.imaging.recipe import to_prepared_labels
+        from relevance_assets.imaging.geometry import to_prepared_labels
 
         paths = {scan: self.workspace.truth_path(scan, PLANTED) for scan in scans}
         return [to_prepared_labels(path, geometry_of(self.workspace, scan)) > 0 for scan, path in paths.items()]

@@ -20,7 +20,7 @@ import polars as pl
 
 from relevance_assets.cohort.watch import Folder, look, look_at
 from relevance_assets.files import write_json
-from relevance_assets.home import Home, split_scan
+from relevance_assets.home import TEMPLATE_SPACE, Home, check_scan, split_scan
 from relevance_assets.study import Contrast, Study
 from relevance_assets.tables.cache import Gathered
 from relevance_assets.tables.schema import TABLES
@@ -34,7 +34,7 @@ TRUTH = "truth"
 PLANTED = "disability"  # the region of the synthetic cohort in which the tissue changes with EDSS
 
 # Names that BIDS 1.11 does not know; everything else in a derivative folder passes the validator.
-IGNORED_BY_BIDS = ("*_relmap.*", "*_dwimap.*", "models", "figures", "template")
+IGNORED_BY_BIDS = ("*_relmap.*", "*_dwimap.*", "*_xfm.*", "models", "figures", "template")
 
 
 def camel(*words: str) -> str:
@@ -190,6 +190,16 @@ class Workspace:
     def figure_path(self, name: str) -> Path:
         """A figure of the whole study."""
         return self.home.derivatives(self.study.name) / "figures" / f"{name}.png"
+
+    def scan_figure_path(self, scan: str, name: str) -> Path:
+        """A figure of one scan."""
+        return self.home.derivatives(self.study.name) / "figures" / scan / f"{check_scan(scan)}_{name}.png"
+
+    def alignment_paths(self, scan: str, contrast: Contrast) -> tuple[Path, Path]:
+        """Where the way from a contrast's file to the template is, as a field or as a matrix."""
+        folder = self.mask_path(scan).parent
+        stem = f"{scan}_from-{contrast.name}_to-{TEMPLATE_SPACE}_mode-image_xfm"
+        return folder / f"{stem}.nii.gz", folder / f"{stem}.txt"
 
     def _image(self, scan: str, name: str) -> Path:
         return self.home.image(self.study.name, scan, name)

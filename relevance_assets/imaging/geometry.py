@@ -79,6 +79,8 @@ class Geometry:
         From the file's millimetres to those of the prepared space.
     alignment : Alignment or None
         From the file's millimetres to the template, where that is the prepared space and the way is not affine.
+    in_template : bool
+        Whether the prepared space is the template's.
     """
 
     native: Grid
@@ -86,6 +88,7 @@ class Geometry:
     resampled: bool
     moved: np.ndarray = field(default_factory=lambda: np.eye(4))
     alignment: Alignment | None = None
+    in_template: bool = False
 
     @property
     def placed(self) -> Grid:
@@ -111,6 +114,7 @@ class Geometry:
             "PreparedAffine": self.prepared.affine.tolist(),
             "Resampled": self.resampled,
             "Moved": self.moved.tolist(),
+            "InTemplate": self.in_template,
         }
         if self.alignment:
             content |= {"Affine": self.alignment.matrix.tolist(), "Forward": forward}
@@ -135,7 +139,8 @@ class Geometry:
             if "Affine" in content:
                 field = read_displacement((folder or Path()) / content["Forward"])
                 alignment = Alignment(np.array(content["Affine"], dtype=np.float64), field)
-            return cls(native, prepared, bool(content["Resampled"]), moved, alignment)
+            there = bool(content.get("InTemplate", False))
+            return cls(native, prepared, bool(content["Resampled"]), moved, alignment, there)
         except KeyError as error:
             raise ValueError(f"the geometry has no {error}; prepare the scan again") from None
 
@@ -171,7 +176,7 @@ def to_native(volume: np.ndarray, geometry: Geometry, order: Literal[0, 1, 3] = 
 
 
 def to_prepared_labels(path: Path, geometry: Geometry) -> np.ndarray:
-    """A label image or mask, wherever its own affine puts it in native space, by nearest neighbour on the prepared grid.
+    """A label image or mask, wherever its affine puts it in native space, by nearest neighbour on the prepared grid.
 
     Returns
     -------
