@@ -23,7 +23,6 @@ from relevance_assets.assets.relevance import CONSERVED, accounts_of, unexplaine
 from relevance_assets.assets.stages import ALL, Stage
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.cohort.watch import YOUNG_NS
-from relevance_assets.imaging.limits import beyond
 from relevance_assets.tables.partitions import Batch
 from relevance_assets.tables.schema import TABLES
 
@@ -190,6 +189,8 @@ def finite_volumes(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
 
 def within_limits(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
     """Which scans a person should look at."""
+    from relevance_assets.imaging.limits import beyond
+
     limits = workspace.study.quality.warn
 
     def look(batch: Batch) -> dict[str, list[str]]:
