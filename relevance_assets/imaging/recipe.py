@@ -27,6 +27,7 @@ from relevance_assets.imaging.grid import (
     same_grid,
     same_voxel_size,
 )
+from relevance_assets.imaging.intensity import scale
 from relevance_assets.imaging.quality import volume_row
 from relevance_assets.imaging.volumes import ScanError, read_image
 
@@ -209,29 +210,6 @@ def crop_or_pad(layers: Layers, step: study.CropOrPad) -> tuple[Layers, float]:
     if not kept.any():
         raise ScanError(f"{layers.path}: no brain is left within {step.shape} voxels; centre the crop on the brain")
     return replace(layers, mask=kept), 1 - int(kept.sum()) / int(mask.sum())
-
-
-def scale(image: np.ndarray, mask: np.ndarray, rule: study.Scale, path: Path) -> tuple[np.ndarray, float]:
-    """Values by the contrast's rule, clipped to [0, 1], exactly 0 outside the brain.
-
-    Returns
-    -------
-    scaled : ndarray (x, y, z), float32
-    share_clipped : float
-        Share of brain voxels that lay outside [0, 1].
-    """
-    low, high = rule.low, rule.high
-    if rule.rule == "percentile":
-        low, high = 0.0, float(np.percentile(image[mask].astype(np.float64), rule.percentile))
-        if high <= 0:
-            raise ScanError(
-                f"{path}: percentile {rule.percentile:g} of the brain's voxels is {high:g}, not positive; "
-                "check the image or scale it by range"
-            )
-    values = (image.astype(np.float64) - low) / (high - low)
-    brain = values[mask]
-    share_clipped = float(((brain < 0) | (brain > 1)).mean())
-    return np.where(mask, np.clip(values, 0, 1), 0).astype(np.float32), share_clipped
 
 
 def _scaled(
