@@ -35,17 +35,29 @@ class Scale(Settings):
     """How an image's values become numbers in [0, 1]; always clipped, background exactly 0.
 
     `range`: (x - low) / (high - low) in the image's unit. `percentile`: x / p-th percentile of the brain's
-    voxels.
+    voxels. `white_matter_peak`: as range, in units of white matter's peak in the brain's histogram. `z_score`: as
+    range, in standard deviations of the brain's voxels from their mean. What is not given: low 0 and high 1, for
+    white_matter_peak high 1.5, for z_score -3 and 3.
+
+    `peak`, for white_matter_peak: which mode of the histogram is white matter. `brightest` for T1w, `largest` for
+    FLAIR, `darkest` for T2w.
     """
 
-    rule: Literal["range", "percentile"] = "range"
+    rule: Literal["range", "percentile", "white_matter_peak", "z_score"] = "range"
     low: float = 0.0
     high: float = 1.0
     percentile: float = Field(default=99.5, gt=0, le=100)
+    peak: Literal["brightest", "largest", "darkest"] = "brightest"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limits_of_rule(cls, given: Any) -> Any:
+        defaults = {"white_matter_peak": {"high": 1.5}, "z_score": {"low": -3.0, "high": 3.0}}
+        return defaults.get(given.get("rule"), {}) | given if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _ordered(self) -> Scale:
-        if self.rule == "range" and self.high <= self.low:
+        if self.rule != "percentile" and self.high <= self.low:
             raise ValueError(f"scale: high ({self.high}) must be above low ({self.low})")
         return self
 
