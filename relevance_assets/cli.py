@@ -265,6 +265,10 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. training.epochs=10. May be repeated."),
     ] = None,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option("--settings", help="YAML file of settings, by the keys that --set takes; --set goes over it."),
+    ] = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Divide everybody anew, later scans too, and train every model again.")
     ] = False,
@@ -272,14 +276,19 @@ def run(
     """Bring one study up to date, through Dagster, in chunks.
 
     What is done is not done again; after an interruption the same command goes on. A scan that cannot be used is
-    left out and listed by `status`; the others go on. --bids and --set are kept in HOME/studies/STUDY.yaml and hold
-    for later calls, and in the web UI, until that file is changed or removed.
+    left out and listed by `status`; the others go on. --bids, --settings and --set are kept in HOME/studies/STUDY.yaml
+    and hold for later calls, and in the web UI, until that file is changed or removed.
     """
-    from relevance_assets.configuration import SettingsError, load_studies, remembered
+    from relevance_assets.configuration import SettingsError, load_studies, read_settings, remembered
     from relevance_assets.report.terminal import study_summary
 
     place = _home(home)
-    wanted = _settings(settings or [])
+    if settings_file is not None and not settings_file.is_file():
+        raise _quit(f"{settings_file}: no such file; --settings takes a YAML file", 2)
+    try:
+        wanted = (read_settings(settings_file) if settings_file else {}) | _settings(settings or [])
+    except SettingsError as error:
+        raise _quit(error, 2) from error
     if bids is not None:
         if not bids.is_dir():
             raise _quit(f"{bids}: no such folder; --bids takes the root of a BIDS dataset", 2)

@@ -18,7 +18,6 @@ import numpy as np
 from relevance_assets.imaging.displacement import Displacement, inverse, read_displacement
 from relevance_assets.imaging.grid import Grid, copy_between, resample
 from relevance_assets.imaging.template import load_template
-from relevance_assets.imaging.transforms import pull
 from relevance_assets.imaging.volumes import ScanError, read_image
 
 __all__ = ["Alignment", "Geometry", "to_native", "to_prepared_labels"]
@@ -171,6 +170,8 @@ def to_native(volume: np.ndarray, geometry: Geometry, order: Literal[0, 1, 3] = 
     if not geometry.resampled:
         return copy_between(volume, geometry.prepared, geometry.native)
     if geometry.alignment:
+        from relevance_assets.imaging.transforms import pull
+
         return pull(volume, geometry.prepared, geometry.placed, geometry.alignment.to_template, order)
     return resample(volume, geometry.prepared, geometry.placed, order, smooth=False)
 
@@ -193,5 +194,7 @@ def to_prepared_labels(path: Path, geometry: Geometry) -> np.ndarray:
         raise ScanError(f"{path}: labels must be whole numbers; a probability map needs a threshold first")
     placed = geometry.placed_grid(Grid(labels.shape, image.affine))
     if geometry.alignment:
+        from relevance_assets.imaging.transforms import pull
+
         return pull(labels, placed, geometry.prepared, geometry.alignment.to_scan, 0)
     return resample(labels, placed, geometry.prepared, 0)

@@ -12,7 +12,9 @@ import numpy as np
 
 from relevance_assets.imaging.grid import Grid
 
-__all__ = ["grid_columns", "volume_row"]
+AIR_VOXELS = 100  # at least, to know the noise from
+
+__all__ = ["correlation", "dice", "grid_columns", "signal_to_noise", "variation", "volume_row"]
 
 
 def grid_columns(grid: Grid) -> dict[str, Any]:
@@ -52,3 +54,42 @@ def volume_row(
         "standard_deviation": float(brain.std()),
         "share_clipped": share_clipped,
     }
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Overlap of two masks of one shape, 2 |a and b| / (|a| + |b|); None where both are empty."""
+    total = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / total if total else None
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Pearson's, of two arrays of one shape; None where one of them is constant."""
+    x, y = (np.asarray(values, np.float64) - np.mean(values, dtype=np.float64) for values in (a, b))
+    norm = float(np.sqrt((x * x).sum() * (y * y).sum()))
+    return float((x * y).sum()) / norm if norm > 0 else None
+
+
+def variation(values: np.ndarray) -> float | None:
+    """Coefficient of variation, SD / mean; None of fewer than two values or where the mean is not positive."""
+    values = np.asarray(values, np.float64)
+    mean = float(values.mean()) if values.size > 1 else 0.0
+    return float(values.std()) / mean if mean > 0 else None
+
+
+def signal_to_noise(image: np.ndarray, brain: np.ndarray) -> float | None:
+    """Mean of the brain over the SD of the noise, which is estimated in air.
+
+    Magnitude images have Rayleigh noise in air: its mean square is twice the variance of the noise of one channel
+    (Gudbjartsson and Patz 1995). Air is the corners of the field of view, a fifth of each axis, outside the brain;
+    None where there is no noise in it, as after skull stripping.
+    """
+    air = []
+    for ends in np.ndindex(2, 2, 2):
+        fifths = [max(1, n // 5) for n in image.shape]
+        corner = tuple(slice(-n, None) if end else slice(n) for n, end in zip(fifths, ends, strict=True))
+        air.append(image[corner][~brain[corner]])
+    values = np.concatenate(air).astype(np.float64)
+    values = values[values > 0]  # padding is exactly 0
+    if not brain.any() or values.size < AIR_VOXELS or np.unique(values).size < 2:
+        return None
+    return float(image[brain].mean(dtype=np.float64) / np.sqrt((values**2).mean() / 2))

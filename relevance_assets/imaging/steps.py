@@ -30,6 +30,7 @@ from relevance_assets.imaging.grid import (
     same_grid,
     same_voxel_size,
 )
+from relevance_assets.imaging.quality import signal_to_noise
 from relevance_assets.imaging.template import load_template
 from relevance_assets.imaging.volumes import Image, ScanError, read_image
 
@@ -226,7 +227,7 @@ def bias_field(layers: Layers, step: study.BiasField) -> Result:
         if not mask.any():
             raise ScanError(f"{layers.paths[index]}: lies nowhere in the brain; are the contrasts of one person?")
         before = layers.image(index)
-        corrected, _ = correct_bias(before, mask, shrink=step.shrink)
+        corrected, _ = correct_bias(before, mask, shrink=step.shrink, name=str(layers.paths[index]))
         layers = replace(layers.with_image(index, corrected.data), biased=(*layers.biased, (index, before, corrected)))
     return layers, f"N4 of {', '.join(layers.names[index] for index in layers.chosen(step.contrasts))}"
 
@@ -242,7 +243,12 @@ def brain_mask(layers: Layers, step: study.BrainMask) -> Result:
         mask = nonzero(layers)
     else:
         mask, said, found = _looked_for(layers, step)
-    return _only_brain(replace(layers, mask=mask, found=found)), said
+    layers = replace(layers, mask=mask, found=found)
+    noise = {
+        name: {"signal_to_noise": signal_to_noise(image, layers.mask_on(grid))}
+        for name, image, grid in zip(layers.names, layers.images, layers.grids, strict=True)
+    }
+    return replace(_only_brain(layers), by_contrast=noise), said
 
 
 def _only_brain(layers: Layers) -> Layers:

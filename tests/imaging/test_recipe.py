@@ -15,6 +15,8 @@ from relevance_assets import study
 from relevance_assets.imaging import recipe
 from relevance_assets.imaging.geometry import Geometry, to_native, to_prepared_labels
 from relevance_assets.imaging.grid import Grid
+from relevance_assets.imaging.intensity import scale
+from relevance_assets.imaging.steps import Layers, brain_mask, crop_or_pad, reorient
 from relevance_assets.imaging.volumes import ScanError
 
 Write = Callable[..., Path]
@@ -34,16 +36,18 @@ def brain(shape: tuple[int, ...] = (7, 8, 9), seed: int = 0) -> np.ndarray:
     return array
 
 
-def layers(*arrays: np.ndarray, affine: np.ndarray | None = None) -> recipe.Layers:
+def layers(*arrays: np.ndarray, affine: np.ndarray | None = None) -> Layers:
     affine = np.eye(4) if affine is None else affine
-    grids = tuple(Grid(array.shape, affine) for array in arrays)
-    return recipe.Layers(Path("sub-1_T1w.nii.gz"), arrays, grids, (False,) * len(arrays))
+    grids, many = tuple(Grid(array.shape, affine) for array in arrays), len(arrays)
+    paths, names = (Path("sub-1_T1w.nii.gz"),) * many, tuple("abc"[:many])
+    return Layers(paths, names, arrays, grids, (np.eye(4),) * many, (False,) * many)
 
 
 # --------------------------------------------------------------------------------------------------- single steps
 def test_reorient_turns_every_contrast(oblique: Affine) -> None:
     array = brain()
-    turned = recipe.reorient(layers(array, array, affine=oblique((1, 2, 3), 5.0, "PSR")))
+    turned, said = reorient(layers(array, array, affine=oblique((1, 2, 3), 5.0, "PSR")), REORIENT)
+    assert said == "PSR to RAS+"
     assert [grid.orientation for grid in turned.grids] == ["RAS", "RAS"]
     assert turned.images[0].shape == (9, 7, 8)
     np.testing.assert_array_equal(np.sort(turned.images[1].ravel()), np.sort(array.ravel()))
@@ -52,7 +56,7 @@ def test_reorient_turns_every_contrast(oblique: Affine) -> None:
 def test_brain_is_where_some_contrast_is_positive() -> None:
     a, b = np.full((2, 2, 1), -1.0, np.float32), np.zeros((2, 2, 1), np.float32)
     a[0, 0], b[0, 0], b[1, 1] = 3, -7, 4
-    masked = recipe.brain_mask(layers(a, b))
+    masked, _ = brain_mask(layers(a, b), MASK)
     assert masked.mask is not None
     assert masked.mask[..., 0].tolist() == [[True, False], [False, True]]
     assert masked.images[0][..., 0].tolist() == [[3, 0], [0, -1]]  # -1 is brain by the other contrast
@@ -61,14 +65,14 @@ def test_brain_is_where_some_contrast_is_positive() -> None:
 
 def test_no_brain_is_an_error_that_names_the_scan() -> None:
     with pytest.raises(ScanError, match=r"sub-1_T1w\.nii\.gz: no voxel is > 0"):
-        recipe.brain_mask(layers(np.zeros((2, 2, 2), np.float32)))
+        brain_mask(layers(np.zeros((2, 2, 2), np.float32)), MASK)
 
 
 def test_crop_says_how_much_brain_is_lost() -> None:
-    masked = recipe.brain_mask(layers(np.ones((4, 4, 4), np.float32)))
-    cropped, lost = recipe.crop_or_pad(masked, study.CropOrPad(shape=(2, 4, 6)))
+    masked, _ = brain_mask(layers(np.ones((4, 4, 4), np.float32)), MASK)
+    cropped, _ = crop_or_pad(masked, study.CropOrPad(shape=(2, 4, 6)))
     assert cropped.images[0].shape == (2, 4, 6)
-    assert lost == 0.5
+    assert cropped.measures["share_cropped"] == 0.5
     assert cropped.mask is not None
     assert not cropped.images[0][~cropped.mask].any()
 
@@ -77,9 +81,9 @@ def test_a_crop_without_brain_is_an_error() -> None:
     array = np.zeros((9, 9, 9), np.float32)
     array[0, 0, 0] = 1
     with pytest.raises(ScanError, match="no brain is left"):
-        recipe.crop_or_pad(recipe.brain_mask(layers(array)), study.CropOrPad(shape=(3, 3, 3)))
-    kept, lost = recipe.crop_or_pad(recipe.brain_mask(layers(array)), study.CropOrPad(shape=(3, 3, 3), centre="brain"))
-    assert lost == 0
+        crop_or_pad(brain_mask(layers(array), MASK)[0], study.CropOrPad(shape=(3, 3, 3)))
+    kept, _ = crop_or_pad(brain_mask(layers(array), MASK)[0], study.CropOrPad(shape=(3, 3, 3), centre="brain"))
+    assert kept.measures["share_cropped"] == 0
     assert kept.images[0][1, 1, 1] == 1
 
 
@@ -87,25 +91,25 @@ def test_scale_by_range_clips_and_counts() -> None:
     image = np.array([[[-500, 0, 1250, 2500, 5000, 9999]]], np.float32)
     mask = np.array([[[True, True, True, True, True, False]]])
     rule = study.Scale(low=0, high=2500)
-    scaled, clipped = recipe.scale(image, mask, rule, Path("a"))
+    scaled, clipped = scale(image, mask, rule, Path("a"))
     assert scaled.ravel().tolist() == [0, 0, 0.5, 1, 1, 0]
     assert clipped == pytest.approx(2 / 5)
 
 
 def test_scale_by_range_with_an_offset_keeps_the_background_at_zero() -> None:
     image = np.array([[[0, 10, 20]]], np.float32)
-    scaled, _ = recipe.scale(image, image > 0, study.Scale(low=-10, high=30), Path("a"))
+    scaled, _ = scale(image, image > 0, study.Scale(low=-10, high=30), Path("a"))
     assert scaled.ravel().tolist() == [0, 0.5, 0.75]  # the background would be 0.25
 
 
 def test_scale_by_percentile_of_the_brain() -> None:
     image = np.concatenate([np.zeros(50), np.arange(1, 102)]).astype(np.float32).reshape(151, 1, 1)
-    scaled, clipped = recipe.scale(image, image > 0, study.Scale(rule="percentile", percentile=50), Path("a"))
+    scaled, clipped = scale(image, image > 0, study.Scale(rule="percentile", percentile=50), Path("a"))
     assert scaled[50 + 50, 0, 0] == 1.0  # 51 is the median of 1 … 101
     assert scaled[50, 0, 0] == pytest.approx(1 / 51)
     assert clipped == pytest.approx(50 / 101)
     with pytest.raises(ScanError, match="not positive"):
-        recipe.scale(-image, image > 0, study.Scale(rule="percentile"), Path("a"))
+        scale(-image, image > 0, study.Scale(rule="percentile"), Path("a"))
 
 
 # ---------------------------------------------------------------------------------------------------- whole recipes
@@ -187,7 +191,7 @@ def test_background_is_exactly_zero_and_values_are_in_range(write: Write) -> Non
         assert not prepared.images[0][~prepared.mask].any()
         assert prepared.images.min() >= 0
         assert prepared.images.max() == 1
-        assert 0 < prepared.share_cropped < 1
+        assert 0 < prepared.quality[0]["share_cropped"] < 1
 
 
 def test_one_voxel_and_nothing(write: Write) -> None:
