@@ -12,12 +12,10 @@ from scipy import ndimage
 from relevance_assets.imaging.displacement import Displacement
 from relevance_assets.imaging.geometry import Alignment
 from relevance_assets.imaging.grid import Grid
-from relevance_assets.imaging.template import load_template
+from relevance_assets.imaging.template import template
 from relevance_assets.imaging.volumes import Image
 
-__all__ = ["align", "on_native_grid", "quality_of", "white_matter"]
-
-WHITE = 0.9  # probability from which a voxel of the template counts as white matter
+__all__ = ["align", "on_native_grid", "quality_of", "shift_mm"]
 
 
 def align(
@@ -41,15 +39,22 @@ def align(
     """
     from relevance_assets.imaging import registration
 
-    template = load_template(voxel_size_mm)
+    space = template(voxel_size_mm)
     guess = None if start is None else np.linalg.inv(start)
     matrix = registration.affine(
-        template.brain, brain, metric="NMI", fixed_mask=template.mask, start=guess, search=guess is None
+        space.image, brain, metric="NMI", fixed_mask=space.brain, start=guess, search=guess is None
     )
     if not deformable:
-        return Alignment(np.linalg.inv(matrix))
-    found = registration.deformable(template.brain, brain, matrix, fixed_mask=template.mask)
+        gain = float(np.linalg.det(matrix))
+        return Alignment(np.linalg.inv(matrix), jacobian=(gain, gain))
+    found = registration.deformable(space.image, brain, matrix, fixed_mask=space.brain)
     return Alignment(np.linalg.inv(matrix), found.to_fixed, found.to_moving, found.jacobian)
+
+
+def shift_mm(matrix: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> float:
+    """How far a matrix moves the voxels of a brain, mean, mm."""
+    points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+    return float(np.linalg.norm(points @ matrix[:3, :3].T + matrix[:3, 3] - points, axis=1).mean())
 
 
 def on_native_grid(alignment: Alignment, native: Grid, moved: np.ndarray, spacing_mm: float) -> Displacement:
@@ -72,34 +77,24 @@ def on_native_grid(alignment: Alignment, native: Grid, moved: np.ndarray, spacin
     return Displacement((there - here).astype(np.float32).reshape(*grid.shape, 3), grid)
 
 
-def white_matter(alignment: Alignment, grid: Grid) -> np.ndarray:
-    """Voxels of a grid of the scan whose place in the template is white matter; bool."""
-    template = load_template()
-    places = np.indices(grid.shape).reshape(3, -1).T @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-    probability = _sampled(template.white, template.grid, alignment.to_template(places))
-    return (probability > WHITE).reshape(grid.shape)
-
-
 def quality_of(alignment: Alignment, brain: Image, mask: np.ndarray) -> dict[str, float | None]:
     """How well a brain and its mask lie on the template: columns of table `volumes`.
 
     `similarity` is the correlation with the template's T1w inside its mask: before, as the scan's own millimetres put
     it there, and after.
     """
-    from relevance_assets.imaging.quality import correlation, dice
+    from relevance_assets.imaging.quality import dice
 
-    template, grid = load_template(), Grid(mask.shape, brain.affine)
-    inside = np.argwhere(template.mask)
-    points = inside @ template.grid.affine[:3, :3].T + template.grid.affine[:3, 3]
-    known = template.brain.data[template.mask]
-    everywhere = np.indices(template.mask.shape).reshape(3, -1).T @ template.grid.affine[:3, :3].T
-    everywhere = alignment.to_scan(everywhere + template.grid.affine[:3, 3])
-    moved = _sampled(mask.astype(np.float32), grid, everywhere).reshape(template.mask.shape) >= 0.5
+    space, grid = template(), Grid(mask.shape, brain.affine)
+    points = np.indices(space.brain.shape).reshape(3, -1).T @ space.grid.affine[:3, :3].T + space.grid.affine[:3, 3]
+    there = alignment.to_scan(points)
+    inside, known = space.brain.ravel(), space.t1w[space.brain]
+    moved = _sampled(mask.astype(np.float32), grid, there).reshape(space.brain.shape) >= 0.5
     least, greatest = alignment.jacobian or (None, None)
     return {
-        "template_overlap": dice(moved, template.mask),
-        "similarity_before": correlation(_sampled(brain.data, grid, points), known),
-        "similarity_after": correlation(_sampled(brain.data, grid, alignment.to_scan(points)), known),
+        "template_overlap": dice(moved, space.brain),
+        "similarity_before": _correlation(_sampled(brain.data, grid, points[inside]), known),
+        "similarity_after": _correlation(_sampled(brain.data, grid, there[inside]), known),
         "jacobian_minimum": least,
         "jacobian_maximum": greatest,
     }
@@ -110,3 +105,7 @@ def _sampled(values: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
     to_voxels = np.linalg.inv(grid.affine)
     places = to_voxels[:3, :3] @ points.T + to_voxels[:3, 3:]
     return ndimage.map_coordinates(np.asarray(values, np.float32), places, order=1, mode="constant")
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    return float(np.corrcoef(a.astype(np.float64), b.astype(np.float64))[0, 1]) if a.min() < a.max() else None

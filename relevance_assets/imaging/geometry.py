@@ -17,7 +17,7 @@ import numpy as np
 
 from relevance_assets.imaging.displacement import Displacement, inverse, read_displacement
 from relevance_assets.imaging.grid import Grid, copy_between, resample
-from relevance_assets.imaging.template import load_template
+from relevance_assets.imaging.template import template
 from relevance_assets.imaging.volumes import ScanError, read_image
 
 __all__ = ["Alignment", "Geometry", "to_native", "to_prepared_labels"]
@@ -49,7 +49,7 @@ class Alignment:
         """Template to scan, the affine included; None where the affine is all."""
         if self.forward is None or self.found_back is not None:
             return self.found_back
-        return inverse(self.forward, load_template().grid)
+        return inverse(self.forward, template().grid)
 
     def to_template(self, points: np.ndarray) -> np.ndarray:
         """Points of the scan, (n, 3), in the template."""

@@ -101,7 +101,7 @@ def prepare(
     done: list[dict[str, Any]] = []
     on_one_grid = False
     for step in recipe:
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         if step.step in ("crop_or_pad", "scale") and not on_one_grid:
             layers, _ = steps.onto_one_grid(layers)
         on_one_grid = on_one_grid or step.step in ("resample", "crop_or_pad", "scale")
@@ -117,6 +117,7 @@ def prepare(
                 "done": not said.startswith(NEEDLESS),
                 "note": said.removeprefix(NEEDLESS),
                 "seconds": time.perf_counter() - begun,
+                "cpu_seconds": time.process_time() - worked,
                 "peak_mb": peak_mb(),
             }
         )
@@ -143,7 +144,7 @@ def _scaled(
     grid, mask = layers.grids[0], layers.mask
     assert mask is not None  # prepare() asks for the step
     scaled, rows = [], []
-    measures = steps.white_matter(layers)
+    measures = steps.measured(layers)
     for index, contrast in enumerate(contrasts):
         values, share_clipped = scale(layers.images[index], mask, contrast.scale, layers.paths[index])
         scaled.append(values)

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from relevance_assets.imaging.grid import Grid, resample
-from relevance_assets.imaging.template import load_template
+from relevance_assets.imaging.template import template
 
 __all__ = ["REGIONS", "Box", "Ellipsoid", "Region", "approximate_labels"]
 
@@ -178,6 +178,5 @@ def approximate_labels(shape: Sequence[int], affine: np.ndarray) -> tuple[np.nda
 
 def _tissues(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """The template's brain (bool) and share of white matter on a grid."""
-    template = load_template()
-    brain = resample(template.mask.astype(np.uint8), template.grid, grid, 0) > 0
-    return brain, resample(template.white, template.grid, grid)
+    space = template()
+    return resample(space.brain.astype(np.uint8), space.grid, grid, 0) > 0, resample(space.white, space.grid, grid)

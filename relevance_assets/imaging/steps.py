@@ -31,13 +31,14 @@ from relevance_assets.imaging.grid import (
     same_voxel_size,
 )
 from relevance_assets.imaging.quality import signal_to_noise
-from relevance_assets.imaging.template import load_template
+from relevance_assets.imaging.template import template
 from relevance_assets.imaging.volumes import Image, ScanError, read_image
 
 __all__ = ["Layers", "Visits"]
 
 ORDERS: dict[str, Literal[0, 1, 3]] = {"nearest": 0, "linear": 1, "cubic": 3}
 NEEDLESS = "needless: "
+NEAR_MM = 3.0  # mean over the brain: what an affine registration finds between a scan in the template and the template
 Result = tuple["Layers", str]
 
 
@@ -57,6 +58,8 @@ class Layers:
     ----------
     paths : tuple of Path
         File of each contrast; errors name the scan by them.
+    native : tuple of Grid
+        Of each contrast's file.
     moves : tuple of ndarray (4, 4)
         Of each contrast, from its file's millimetres to the scan's; grids have it in them already.
     found : ndarray (4, 4) or None
@@ -67,8 +70,8 @@ class Layers:
         The box around all visits in half-way space.
     in_template : bool
         Whether the grids lie in the template's space.
-    biased : tuple of (int, Image, Image)
-        Contrasts before and after their bias field was divided out.
+    biased : tuple of (int, ndarray, Image, Image)
+        Contrasts with the brain on their grid, before and after their bias field was divided out.
     measures, by_contrast : dict
         Columns of table `volumes`: of the scan, and of its contrasts by name.
     """
@@ -77,6 +80,7 @@ class Layers:
     names: tuple[str, ...]
     images: tuple[np.ndarray, ...]
     grids: tuple[Grid, ...]
+    native: tuple[Grid, ...]
     moves: tuple[np.ndarray, ...]
     resampled: tuple[bool, ...]
     mask: np.ndarray | None = None
@@ -84,7 +88,7 @@ class Layers:
     alignment: Alignment | None = None
     common: Grid | None = None
     in_template: bool = False
-    biased: tuple[tuple[int, Image, Image], ...] = ()
+    biased: tuple[tuple[int, np.ndarray, Image, Image], ...] = ()
     measures: dict[str, float | None] = field(default_factory=dict)
     by_contrast: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
@@ -123,14 +127,9 @@ class Layers:
 def read_layers(paths: Sequence[Path], names: Sequence[str]) -> Layers:
     """A scan as its files have it; errors as `read_image`."""
     loaded = [read_image(path) for path in paths]
-    return Layers(
-        tuple(paths),
-        tuple(names),
-        tuple(image.data for image in loaded),
-        tuple(Grid(image.data.shape, image.affine) for image in loaded),
-        (np.eye(4),) * len(loaded),
-        (False,) * len(loaded),
-    )
+    grids, many = tuple(Grid(image.data.shape, image.affine) for image in loaded), len(loaded)
+    images = tuple(image.data for image in loaded)
+    return Layers(tuple(paths), tuple(names), images, grids, grids, (np.eye(4),) * many, (False,) * many)
 
 
 # ------------------------------------------------------------------------------------------ where things lie
@@ -228,7 +227,9 @@ def bias_field(layers: Layers, step: study.BiasField) -> Result:
             raise ScanError(f"{layers.paths[index]}: lies nowhere in the brain; are the contrasts of one person?")
         before = layers.image(index)
         corrected, _ = correct_bias(before, mask, shrink=step.shrink, name=str(layers.paths[index]))
-        layers = replace(layers.with_image(index, corrected.data), biased=(*layers.biased, (index, before, corrected)))
+        layers = replace(
+            layers.with_image(index, corrected.data), biased=(*layers.biased, (index, mask, before, corrected))
+        )
     return layers, f"N4 of {', '.join(layers.names[index] for index in layers.chosen(step.contrasts))}"
 
 
@@ -245,8 +246,8 @@ def brain_mask(layers: Layers, step: study.BrainMask) -> Result:
         mask, said, found = _looked_for(layers, step)
     layers = replace(layers, mask=mask, found=found)
     noise = {
-        name: {"signal_to_noise": signal_to_noise(image, layers.mask_on(grid))}
-        for name, image, grid in zip(layers.names, layers.images, layers.grids, strict=True)
+        name: {"signal_to_noise": signal_to_noise(layers.image(index), layers.mask_on(layers.grids[index]))}
+        for index, name in enumerate(layers.names)
     }
     return replace(_only_brain(layers), by_contrast=noise), said
 
@@ -273,27 +274,24 @@ def nonzero(layers: Layers) -> np.ndarray:
 
 
 def _looked_for(layers: Layers, step: study.BrainMask) -> tuple[np.ndarray, str, np.ndarray | None]:
-    """The brain in one contrast, on the first contrast's grid."""
-    from relevance_assets.imaging.brain_mask import command_mask, stripped, template_mask
+    """The brain in one contrast, on the first contrast's grid; in words; the way to the template, if it was found."""
+    from relevance_assets.imaging.brain_mask import command_mask, foreground, is_stripped, template_mask
 
-    index = layers.index(step.contrast)
-    image, path = layers.image(index), layers.paths[index]
-    found = None
-    only_brain = stripped(image)
-    if only_brain:
-        return nonzero(layers), f"{NEEDLESS}only brain is left: {only_brain}; voxels > 0", None
-    if step.source == "command":
-        mask = command_mask(image, step.command, path)
-        said = step.command[0]
+    index, found = layers.index(step.contrast), None
+    image, path, grid = layers.image(index), layers.paths[index], layers.grids[index]
+    already = is_stripped(image)
+    if already.stripped:
+        mask, said = foreground(image), f"{NEEDLESS}{already.reason}"
+    elif step.source == "command":
+        # the program sees the file, whose voxels may have been turned since
+        native = layers.native[index]
+        placed = Grid(native.shape, layers.moves[index] @ native.affine)
+        mask, said = copy_between(command_mask(path, step.command), placed, grid), step.command[0]
     else:
-        result = template_mask(image, path)
-        mask, found, said = result.mask, result.to_template, "template, affine"
-    if index:
-        mask = (
-            mask
-            if same_grid(layers.grids[index], layers.grids[0])
-            else _move_mask(mask, layers.grids[index], layers.grids[0])
-        )
+        result = template_mask(image, name=str(path))
+        mask, found, said = result.mask, np.linalg.inv(result.from_template), "template, affine"
+    if not same_grid(grid, layers.grids[0]):
+        mask = _move_mask(mask, grid, layers.grids[0])
     if not mask.any():
         raise ScanError(f"{path}: no brain was found; look at the image, or name another source for brain_mask")
     return mask, said, found
@@ -306,39 +304,43 @@ def _move_mask(mask: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------------- template
 def register(layers: Layers, step: study.Register) -> Result:
-    """The way between the scan and the template; images stay where they are."""
-    from relevance_assets.imaging.alignment import align, quality_of
-    from relevance_assets.imaging.brain_mask import in_template
+    """The way between the scan and the template; images stay where they are.
+
+    Needless where the file's name says that it lies there, or where the affine way would move the brain by less than
+    `NEAR_MM` and no deformable one is asked for.
+    """
+    from relevance_assets.imaging.alignment import align, quality_of, shift_mm
 
     index = layers.index(step.contrast)
-    grid = layers.grids[index]
-    mask = layers.mask_on(grid)
-    brain = Image(np.where(mask, layers.images[index], np.float32(0)), grid.affine)
-    named = "by its name" if _space(layers.paths[index]) == f"space-{TEMPLATE_SPACE}" else ""
-    there = named or in_template(mask, grid)
-    if there:
-        alignment, said = Alignment(np.eye(4)), f"{NEEDLESS}lies in {TEMPLATE_SPACE} already: {there}"
-    else:
-        deformable, said = step.kind == "deformable", f"{step.kind}, by {layers.names[index]}"
+    mask = layers.mask_on(layers.grids[index])
+    brain = Image(np.where(mask, layers.images[index], np.float32(0)), layers.grids[index].affine)
+    alignment, said = Alignment(np.eye(4)), f"{NEEDLESS}lies in {TEMPLATE_SPACE} by its name"
+    if _space(layers.paths[index]) != f"space-{TEMPLATE_SPACE}":
+        deformable = step.kind == "deformable"
         try:
-            alignment = align(brain, voxel_size_mm=step.voxel_size_mm, deformable=deformable, start=layers.found)
+            found = align(brain, voxel_size_mm=step.voxel_size_mm, deformable=deformable, start=layers.found)
         except ValueError as error:
             raise ScanError(f"{layers.paths[index]}: {error}") from None
+        shift = shift_mm(found.matrix, mask, brain.affine)
+        if deformable or shift >= NEAR_MM:
+            alignment, said = found, f"{step.kind}, by {layers.names[index]}; the affine part moves it {shift:.1f} mm"
+        else:
+            said = f"{NEEDLESS}lies in {TEMPLATE_SPACE} but for {shift:.1f} mm"
     measures = layers.measures | quality_of(alignment, brain, mask)
     return replace(layers, alignment=alignment, measures=measures), said
 
 
-def white_matter(layers: Layers) -> dict[str, dict[str, float | None]]:
-    """Measures by contrast; to them the variation in white matter is added where a bias field was divided out."""
-    from relevance_assets.imaging.alignment import white_matter as white_matter_of
-    from relevance_assets.imaging.quality import variation
+def measured(layers: Layers) -> dict[str, dict[str, float | None]]:
+    """Measures by contrast; of those whose bias field was divided out also the variation in white matter."""
+    from relevance_assets.imaging.quality import coefficient_of_variation, white_matter
 
     measures = {name: dict(found) for name, found in layers.by_contrast.items()}
-    alignment = layers.alignment or (None if layers.found is None else Alignment(layers.found))
-    for index, before, after in layers.biased if alignment else ():
-        inside = white_matter_of(alignment, Grid(before.data.shape, before.affine))
+    to_template = layers.found if layers.alignment is None else layers.alignment.matrix
+    for index, mask, before, after in layers.biased if to_template is not None else ():
+        inside = white_matter(mask, before.affine, np.linalg.inv(to_template))
         measures.setdefault(layers.names[index], {}).update(
-            white_matter_cv_before=variation(before.data[inside]), white_matter_cv_after=variation(after.data[inside])
+            white_matter_cv_before=coefficient_of_variation(before.data, inside),
+            white_matter_cv_after=coefficient_of_variation(after.data, inside),
         )
     return measures
 
@@ -349,7 +351,7 @@ def remove(layers: Layers, step: study.Remove) -> Result:
 
     assert layers.mask is not None
     assert layers.alignment is not None  # the recipe's order
-    grid = load_template().grid
+    grid = template().grid
     if step.atlas and step.atlas_names:
         atlas = load_atlas(step.atlas, step.atlas_names)
     else:
@@ -419,7 +421,7 @@ def _into_template(layers: Layers, voxel_size_mm: tuple[float, float, float], or
 
     assert layers.mask is not None
     assert layers.alignment is not None  # the settings' own check
-    alignment, target = layers.alignment, axis_aligned(load_template().grid, voxel_size_mm)
+    alignment, target = layers.alignment, axis_aligned(template().grid, voxel_size_mm)
     mask = pull(layers.mask.astype(np.float32), layers.grids[0], target, alignment.to_scan, 1) >= 0.5 - 1e-5
     mask = _kept(layers, mask)
     images = tuple(

@@ -114,6 +114,7 @@ _ALL = (
         Column("done", pl.Boolean(), "false: the input made it needless"),
         _text("note", "what it did, or why it was needless"),
         _real("seconds", "duration", volatile=True),
+        _real("cpu_seconds", "processor time", volatile=True),
         _real("peak_mb", "the process's peak memory by the end of the step, MB", volatile=True),
     )),
     _table("splits", "Set and fold of each scan; all scans of a person are in the same.", (_SCAN,), (

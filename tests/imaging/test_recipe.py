@@ -40,7 +40,7 @@ def layers(*arrays: np.ndarray, affine: np.ndarray | None = None) -> Layers:
     affine = np.eye(4) if affine is None else affine
     grids, many = tuple(Grid(array.shape, affine) for array in arrays), len(arrays)
     paths, names = (Path("sub-1_T1w.nii.gz"),) * many, tuple("abc"[:many])
-    return Layers(paths, names, arrays, grids, (np.eye(4),) * many, (False,) * many)
+    return Layers(paths, names, arrays, grids, grids, (np.eye(4),) * many, (False,) * many)
 
 
 # --------------------------------------------------------------------------------------------------- single steps
