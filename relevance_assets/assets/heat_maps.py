@@ -236,9 +236,9 @@ def _warp(workspace: Workspace, scan: str, grid: Grid) -> Callable[[np.ndarray],
     """Where points of the template lie in the prepared scan; None where millimetres of both are taken for the same."""
     import numpy as np
 
-    from relevance_assets.imaging.displacement import inverse, read_displacement
+    from relevance_assets.imaging.displacement import inverse, move, read_displacement
     from relevance_assets.imaging.grid import axis_aligned
-    from relevance_assets.imaging.transforms import read_matrix
+    from relevance_assets.imaging.transforms import read_affine
 
     geometry = geometry_of(workspace, scan)
     if geometry.in_template:
@@ -247,14 +247,14 @@ def _warp(workspace: Workspace, scan: str, grid: Grid) -> Callable[[np.ndarray],
     if path is None:
         return None
     if path.suffix == ".txt":
-        return geometry.moved @ np.linalg.inv(read_matrix(path))
+        return geometry.moved @ np.linalg.inv(read_affine(path))
     ours = path.parent == workspace.mask_path(scan).parent  # on a grid of its own; others could be of either direction
     field = read_displacement(path, None if ours else geometry.native)
     try:
         back = inverse(field, axis_aligned(grid, (INVERSE_MM, INVERSE_MM, INVERSE_MM)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return lambda points: back(points) @ geometry.moved[:3, :3].T + geometry.moved[:3, 3]
+    return lambda points: move(geometry.moved, back(points))
 
 
 def _masked(workspace: Workspace, groups: pl.DataFrame, grid: Grid) -> Iterator[MaskedScan]:

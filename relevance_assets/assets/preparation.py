@@ -166,7 +166,8 @@ def _write_alignment(
     """The file that leads from the first contrast's file to the template; none where the scan lies there already."""
     import numpy as np
 
-    from relevance_assets.imaging.transforms import save_displacement, save_matrix
+    from relevance_assets.imaging.displacement import write_displacement
+    from relevance_assets.imaging.transforms import write_affine
 
     first, alignment = workspace.study.contrasts[0], prepared.alignment
     for old in workspace.alignment_paths(scan, first):
@@ -175,9 +176,9 @@ def _write_alignment(
         return None
     field, matrix = workspace.alignment_paths(scan, first)
     if alignment.forward:
-        save_displacement(field, alignment.forward)
+        write_displacement(field, alignment.forward)
     else:
-        save_matrix(matrix, alignment.matrix)
+        write_affine(matrix, alignment.matrix)
     path = field if alignment.forward else matrix
     content = {
         "Description": f"A point of {sources[first.name]}, in mm (RAS+), to its place in {TEMPLATE_SPACE}"

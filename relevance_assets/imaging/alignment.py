@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from relevance_assets.imaging.displacement import Displacement
+from relevance_assets.imaging.displacement import Displacement, move, sampled
 from relevance_assets.imaging.geometry import Alignment
 from relevance_assets.imaging.grid import Grid
 from relevance_assets.imaging.template import template
@@ -53,8 +53,8 @@ def align(
 
 def shift_mm(matrix: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> float:
     """How far a matrix moves the voxels of a brain, mean, mm."""
-    points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
-    return float(np.linalg.norm(points @ matrix[:3, :3].T + matrix[:3, 3] - points, axis=1).mean())
+    points = move(affine, np.argwhere(mask))
+    return float(np.linalg.norm(move(matrix, points) - points, axis=1).mean())
 
 
 def on_native_grid(alignment: Alignment, native: Grid, moved: np.ndarray, spacing_mm: float) -> Displacement:
@@ -72,9 +72,7 @@ def on_native_grid(alignment: Alignment, native: Grid, moved: np.ndarray, spacin
     )
     steps = np.array([(n - 1) / (m - 1) for n, m in zip(native.shape, shape, strict=True)])
     grid = Grid((shape[0], shape[1], shape[2]), native.affine @ np.diag([*steps, 1.0]))
-    here = np.indices(grid.shape).reshape(3, -1).T @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-    there = alignment.to_template(here @ moved[:3, :3].T + moved[:3, 3])
-    return Displacement((there - here).astype(np.float32).reshape(*grid.shape, 3), grid)
+    return sampled(lambda points: alignment.to_template(move(moved, points)), grid)
 
 
 def quality_of(alignment: Alignment, brain: Image, mask: np.ndarray) -> dict[str, float | None]:
@@ -86,7 +84,7 @@ def quality_of(alignment: Alignment, brain: Image, mask: np.ndarray) -> dict[str
     from relevance_assets.imaging.quality import dice
 
     space, grid = template(), Grid(mask.shape, brain.affine)
-    points = np.indices(space.brain.shape).reshape(3, -1).T @ space.grid.affine[:3, :3].T + space.grid.affine[:3, 3]
+    points = move(space.grid.affine, np.indices(space.brain.shape).reshape(3, -1).T)
     there = alignment.to_scan(points)
     inside, known = space.brain.ravel(), space.t1w[space.brain]
     moved = _sampled(mask.astype(np.float32), grid, there).reshape(space.brain.shape) >= 0.5

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from relevance_assets.imaging.displacement import Displacement, inverse, read_displacement
+from relevance_assets.imaging.displacement import Displacement, inverse, move, read_displacement
 from relevance_assets.imaging.grid import Grid, copy_between, resample
 from relevance_assets.imaging.template import template
+from relevance_assets.imaging.transforms import pull
 from relevance_assets.imaging.volumes import ScanError, read_image
 
 __all__ = ["Alignment", "Geometry", "to_native", "to_prepared_labels"]
@@ -53,15 +54,11 @@ class Alignment:
 
     def to_template(self, points: np.ndarray) -> np.ndarray:
         """Points of the scan, (n, 3), in the template."""
-        return self.forward(points) if self.forward else _moved(points, self.matrix)
+        return self.forward(points) if self.forward else move(self.matrix, points)
 
     def to_scan(self, points: np.ndarray) -> np.ndarray:
         """Points of the template, (n, 3), in the scan."""
-        return self.back(points) if self.back else _moved(points, np.linalg.inv(self.matrix))
-
-
-def _moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    return points @ matrix[:3, :3].T + matrix[:3, 3]
+        return self.back(points) if self.back else move(np.linalg.inv(self.matrix), points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,9 +167,7 @@ def to_native(volume: np.ndarray, geometry: Geometry, order: Literal[0, 1, 3] = 
     if not geometry.resampled:
         return copy_between(volume, geometry.prepared, geometry.native)
     if geometry.alignment:
-        from relevance_assets.imaging.transforms import pull
-
-        return pull(volume, geometry.prepared, geometry.placed, geometry.alignment.to_template, order)
+        return pull(volume, geometry.prepared, geometry.placed, geometry.alignment.to_template, order, smooth=False)
     return resample(volume, geometry.prepared, geometry.placed, order, smooth=False)
 
 
@@ -194,7 +189,5 @@ def to_prepared_labels(path: Path, geometry: Geometry) -> np.ndarray:
         raise ScanError(f"{path}: labels must be whole numbers; a probability map needs a threshold first")
     placed = geometry.placed_grid(Grid(labels.shape, image.affine))
     if geometry.alignment:
-        from relevance_assets.imaging.transforms import pull
-
         return pull(labels, placed, geometry.prepared, geometry.alignment.to_scan, 0)
     return resample(labels, placed, geometry.prepared, 0)

@@ -29,7 +29,7 @@ from relevance_assets.usage import peak_mb
 __all__ = ["Prepared", "prepare"]
 
 
-FIELD_MM = 3.0  # between the vectors of a stored field: it is smooth, and there is one per scan
+FIELD_MM = 2.0  # between the vectors of a stored field
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ import numpy as np
 
 from relevance_assets import study
 from relevance_assets.home import TEMPLATE_SPACE
+from relevance_assets.imaging.displacement import move
 from relevance_assets.imaging.geometry import Alignment
 from relevance_assets.imaging.grid import (
     Grid,
@@ -32,6 +33,7 @@ from relevance_assets.imaging.grid import (
 )
 from relevance_assets.imaging.quality import signal_to_noise
 from relevance_assets.imaging.template import template
+from relevance_assets.imaging.transforms import pull
 from relevance_assets.imaging.volumes import Image, ScanError, read_image
 
 __all__ = ["Layers", "Visits"]
@@ -174,7 +176,7 @@ def _space(path: Path) -> str:
 def _shift(matrix: np.ndarray, grid: Grid) -> float:
     """How far the corners of a field of view are moved, mean, mm."""
     corners = grid.corners_mm()
-    return float(np.linalg.norm(corners @ matrix[:3, :3].T + matrix[:3, 3] - corners, axis=1).mean())
+    return float(np.linalg.norm(move(matrix, corners) - corners, axis=1).mean())
 
 
 def halfway(layers: Layers, step: study.Halfway, visits: Visits) -> Result:
@@ -356,8 +358,7 @@ def remove(layers: Layers, step: study.Remove) -> Result:
         atlas = load_atlas(step.atlas, step.atlas_names)
     else:
         atlas = approximate_atlas(grid.shape, grid.affine)
-    first = layers.grids[0]
-    places = np.argwhere(layers.mask) @ first.affine[:3, :3].T + first.affine[:3, 3]
+    places = move(layers.grids[0].affine, np.argwhere(layers.mask))
     out = atlas.contains(layers.alignment.to_template(places), step.regions)
     mask = layers.mask.copy()
     mask[mask] = ~out
@@ -417,8 +418,6 @@ def _kept(layers: Layers, mask: np.ndarray) -> np.ndarray:
 
 def _into_template(layers: Layers, voxel_size_mm: tuple[float, float, float], order: Literal[0, 1, 3]) -> Result:
     """All contrasts in the template's space, each interpolated once from where it was."""
-    from relevance_assets.imaging.transforms import pull
-
     assert layers.mask is not None
     assert layers.alignment is not None  # the settings' own check
     alignment, target = layers.alignment, axis_aligned(template().grid, voxel_size_mm)
