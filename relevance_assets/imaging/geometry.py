@@ -94,10 +94,15 @@ def to_prepared_labels(path: Path, geometry: Geometry) -> np.ndarray:
     Raises
     ------
     ScanError
-        As `read_image`, or values that are not whole numbers.
+        As `read_image`, values that are not whole numbers, or a label image that lies beside the scan.
     """
     image = read_image(path)
     labels = np.rint(image.data).astype(np.int32)
     if not np.array_equal(labels, image.data):
         raise ScanError(f"{path}: labels must be whole numbers; a probability map needs a threshold first")
-    return resample(labels, Grid(labels.shape, image.affine), geometry.prepared, 0)
+    grid = Grid(labels.shape, image.affine)
+    if not resample(np.ones(labels.shape, np.uint8), grid, geometry.prepared, 0).any():
+        raise ScanError(
+            f"{path}: lies beside the scan, its affine leads to another place; take the labels of this scan"
+        )
+    return resample(labels, grid, geometry.prepared, 0)
