@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from errno import ENOENT
 from os import scandir
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,7 @@ def _match(
         elif len(hits) > 1:
             names = ", ".join(path.name for path in hits)
             found.problems.append(
-                f"{scan}: contrast {contrast.name} ({wanted}) is doubled: {names}; tell them apart by `entities`"
+                f"{scan}: contrast {contrast.name} ({wanted}) is doubled: {names}; tell them apart by `entities` or remove one"
             )
         elif _another_person(hits[0], bids, participant):
             found.problems.append(f"{hits[0]}: is a link to the image of another person; put the person's own there")
@@ -241,9 +242,9 @@ def _another_person(image: Path, bids: Path, participant: str) -> bool:
     """Whether a link leads to the folder of somebody else in this dataset: one brain would count as two."""
     if not image.is_symlink():
         return False
-    target, root = image.resolve(), bids.resolve()
+    target, root, own = (Path(realpath(path)) for path in (image, bids, bids / participant))  # circles do not raise
     owner = target.relative_to(root).parts[0] if target.is_relative_to(root) else ""
-    return owner.startswith("sub-") and (root / owner) != (root / participant).resolve()
+    return owner.startswith("sub-") and not target.is_relative_to(own)
 
 
 def _short(path: Path, scan: str) -> str:

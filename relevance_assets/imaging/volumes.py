@@ -118,10 +118,13 @@ def read_image(path: Path) -> Image:
         kind, raw = _content(path)
         image = kind.from_bytes(raw)
         shape = _shape_3d(path, image.shape)
-        data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+        with np.errstate(over="ignore"):  # told below, with the file's name
+            data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
         affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(data).all():
-        raise ScanError(f"{path}: {int((~np.isfinite(data)).sum())} voxels are NaN or infinite; repair the image")
+        raise ScanError(
+            f"{path}: {int((~np.isfinite(data)).sum())} voxels are NaN or infinite as scaled; repair the image"
+        )
     return Image(data, affine)
 
 
@@ -191,6 +194,9 @@ def _check_header(path: Path, header: Any) -> None:
     if kind not in "iufb":
         name = nib.nifti1.data_type_codes.niistring[code].removeprefix("NIFTI_TYPE_") if kind != "?" else ""
         raise ScanError(f"{path}: values are of type {name or code}, not real numbers; export the image as such")
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if math.isinf(slope) or (slope and not math.isnan(slope) and not math.isfinite(inter)):
+        raise ScanError(f"{path}: scaling by slope {slope:g} and intercept {inter:g} is none; correct the header")
     sizes = np.asarray(header["pixdim"], dtype=np.float64)[1:4]
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         raise ScanError(f"{path}: voxel sizes {sizes.tolist()} must be positive; correct the header")
