@@ -28,9 +28,12 @@ def check_image(path: Path) -> dict[str, Any]:
     Raises
     ------
     ScanError
-        One line: unreadable or truncated, NaN or infinite values, a voxel size that is not positive, not 3D.
+        One line: all that `read_image` refuses, and an image whose voxels are all equal.
     """
     image = read_image(path)
+    low, high = float(image.data.min()), float(image.data.max())
+    if low == high:
+        raise ScanError(f"{path}: all voxels are {low:g}, so nothing is to be seen; export it again")
     return {
         "path": str(path),
         "sha256": sha256(path),

@@ -6,7 +6,7 @@ images (`bids.py`), who is in which set (`splits.py`).
 
 from __future__ import annotations
 
-import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,8 @@ from typing import Any
 
 import polars as pl
 
-from relevance_assets.cohort.bids import DatasetError, ScanFiles
+from relevance_assets.cohort.bids import DatasetError, ScanFiles, is_scan
+from relevance_assets.cohort.text import one_line, read_text
 from relevance_assets.study import Study
 
 __all__ = ["Participants", "cohort_table", "column_values", "participants_table", "read_participants"]
@@ -42,6 +43,11 @@ SCHEMA: dict[str, Any] = {
 
 
 # ---------------------------------------------------------------------------------------------------- reading
+def is_person(name: str) -> bool:
+    """`sub-<label>`, safe in a path."""
+    return is_scan(name) and "_" not in name
+
+
 def read_participants(bids: Path) -> Participants:
     """participants.tsv, and one more row for each session that a `sub-*_sessions.tsv` describes.
 
@@ -52,19 +58,20 @@ def read_participants(bids: Path) -> Participants:
         files, all as text. In a session's row the columns of sessions.tsv win, `n/a` included; others are
         the person's.
     problems : dict
-        participant_id to one line, for people listed twice and sessions.tsv files that cannot be used.
+        participant_id to one line, for people listed twice, rows that do not fit the header, ids that are no label,
+        and sessions.tsv files that cannot be used. A row without an id is named by its line.
 
     Raises
     ------
     DatasetError
-        participants.tsv is missing, empty or malformed.
+        participants.tsv is missing or empty, its header is malformed, or it is no UTF-8 text.
     """
     path = bids / "participants.tsv"
     if not path.exists():
         raise DatasetError(f"{path}: no such file; list the participants there, first column participant_id")
-    rows = _read_tsv(path, "participant_id")
+    rows, faults = _read_tsv(path, "participant_id")
     if not rows:
-        raise DatasetError(f"{path}: lists no participant")
+        raise DatasetError(next(iter(faults.values()), f"{path}: lists no participant"))
     if "session_id" in rows[0]:
         raise DatasetError(
             f"{path}: one row per person, without session_id; values per session belong to "
@@ -78,12 +85,18 @@ def read_participants(bids: Path) -> Participants:
         counts[participant] = counts.get(participant, 0) + 1
     if not any(participant.startswith("sub-") for participant in people):
         raise DatasetError(f"{path}: participant_id must be sub-<label>, as the folders are named; {rows[0]}")
-    problems = {
+    problems = faults | {
         participant: f"{participant} is listed {count} times in participants.tsv; keep one row, and values "
         f"per session in {participant}_sessions.tsv"
         for participant, count in counts.items()
         if count > 1
     }
+    for participant in people:
+        if not is_person(participant):
+            problems[participant] = (
+                f"participant_id {one_line(participant)!r} in participants.tsv is not sub-<label>, "
+                "letters and digits; rename it as the folder is named"
+            )
     merged: list[dict[str, str | None]] = []
     for participant, row in people.items():
         merged.append(row | {"session_id": None})
@@ -102,45 +115,69 @@ def _sessions(
     bids: Path, participant: str, person: Mapping[str, str | None], problems: dict[str, str]
 ) -> list[dict[str, str | None]]:
     """One merged row per session of a person; none where there is no sessions.tsv or it is unusable."""
-    path = bids / participant / f"{participant}_sessions.tsv"
-    if not path.exists():
+    if not is_person(participant):  # no path is made of it
         return []
+    path = bids / participant / f"{participant}_sessions.tsv"
     try:
-        rows = _read_tsv(path, "session_id")
-    except DatasetError as error:
+        if not path.exists():
+            return []
+        rows, faults = _read_tsv(path, "session_id")
+    except (DatasetError, PermissionError) as error:
         problems.setdefault(participant, str(error))
         return []
     sessions = [row["session_id"] for row in rows]
     doubled = sorted({str(session) for session in sessions if sessions.count(session) > 1})
     if doubled:
-        problems.setdefault(participant, f"{path}: {doubled[0]} is listed more than once; keep one row")
+        faults[doubled[0]] = f"{path}: {doubled[0]} is listed more than once; keep one row"
+    if faults:
+        problems.setdefault(participant, next(iter(faults.values())))
         return []
     return [{**person, **row, "participant_id": participant} for row in rows]
 
 
-def _read_tsv(path: Path, key: str) -> list[dict[str, str | None]]:
-    """Rows of a tab-separated file with a header; `n/a` and empty cells are None."""
+def _read_tsv(path: Path, key: str) -> tuple[list[dict[str, str | None]], dict[str, str]]:
+    """Rows of a tab-separated file with a header; `n/a` and empty cells are None.
+
+    A row that does not fit the header is not among them, but in the second result: what its key is, or its line where
+    it has none, and what is wrong with it.
+    """
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t", quotechar='"'))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = io.StringIO(read_text(path), newline=None).read().split("\n")  # lines end by \n, \r\n or \r, only
+    except (FileNotFoundError, PermissionError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); save it as UTF-8 text with tabs") from None
-    lines = [[cell.strip() for cell in line] for line in lines]
-    header = lines[0] if lines else []
+    cells = [[_unquoted(cell.strip()) for cell in line.split("\t")] for line in lines]
+    header = cells[0]
+    while header and not header[-1]:  # a tab too many, as spreadsheets write it
+        header.pop()
     if key not in header:
-        raise DatasetError(f"{path}: no column {key}; columns: {', '.join(header) or 'none'}")
+        hint = "; separate columns by tabs" if any(key in cell for cell in header) else ""
+        raise DatasetError(f"{path}: no column {key}; columns: {', '.join(header) or 'none'}{hint}")
     if len(set(header)) != len(header):
         raise DatasetError(f"{path}: a column name occurs twice: {', '.join(header)}")
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
+    place, rows, faults = header.index(key), [], {}
+    for number, line in enumerate(cells[1:], start=2):
         if not any(line):
             continue
-        if len(line) != len(header):
-            raise DatasetError(f"{path}: line {number} has {len(line)} cells, the header {len(header)}")
-        row = {name: None if cell in NOT_AVAILABLE else cell for name, cell in zip(header, line, strict=True)}
-        if row[key] is None:
-            raise DatasetError(f"{path}: line {number} has no {key}")
-        rows.append(row)
-    return rows
+        while len(line) > len(header) and not line[-1]:
+            line.pop()
+        name = line[place] if place < len(line) and line[place] not in NOT_AVAILABLE else ""
+        where = f"{path.name} line {number}"
+        if not name:
+            faults[where] = f"{path}: line {number} has no {key}; correct it"
+        elif len(line) != len(header):
+            faults[name] = (
+                f"{path}: line {number} has {len(line)} cells, the header {len(header)}; correct {name}'s row"
+            )
+        else:
+            rows.append({c: None if cell in NOT_AVAILABLE else cell for c, cell in zip(header, line, strict=True)})
+    return rows, faults
+
+
+def _unquoted(cell: str) -> str:
+    """As spreadsheets quote a cell; a quotation mark elsewhere is a character like others, in feet and inches too."""
+    if len(cell) > 1 and cell[0] == cell[-1] == '"':
+        return cell[1:-1].replace('""', '"').strip()
+    return cell
 
 
 # ------------------------------------------------------------------------------------------ a study's table
@@ -157,6 +194,8 @@ def cohort_table(study: Study, scans: Mapping[str, ScanFiles], participants: Par
     Returns
     -------
     DataFrame, sorted by scan
+        People who are listed without an image have a row, too, `scan` being their participant_id. What can be no
+        scan (`ScanFiles.scan`) has one without a person's values.
         scan, participant_id, session, age, sex, group, ms_type, edss, other (JSON object of the further
         columns, as text), target (the target column's value, before any threshold), status (`ok`, `failed`,
         `excluded`), reason.
@@ -173,15 +212,31 @@ def cohort_table(study: Study, scans: Mapping[str, ScanFiles], participants: Par
     table = []
     for name in sorted(scans):
         scan = scans[name]
+        if not is_scan(name):
+            table.append(_scan_row(study, scan, {}, []))
+            continue
         key = (scan.participant_id, scan.session if scan.participant_id in with_sessions else None)
         row = rows.get(key) or rows.get((scan.participant_id, None))
         listed = [problems[scan.participant_id]] if scan.participant_id in problems else []
-        if row is None:
+        if row is None and not listed:
             listed.append(f"{scan.participant_id} has images but no row in participants.tsv; add it")
         elif key not in rows and not listed:
             listed.append(f"{key[0]}_sessions.tsv has no row for {key[1]}; add it")
         table.append(_scan_row(study, scan, row or {}, listed))
-    return pl.DataFrame(table, schema=SCHEMA)
+    seen = {scan.participant_id for scan in scans.values()}
+    listed_people = dict.fromkeys([*frame["participant_id"], *problems])
+    for person in listed_people:
+        if person not in seen:
+            row = rows.get((person, None), {})
+            missing = ScanFiles(one_line(person), one_line(person), None, problems=[_without_image(person, problems)])
+            table.append(_scan_row(study, missing, {} if person in problems else row, []))
+    return pl.DataFrame(table, schema=SCHEMA).sort("scan")
+
+
+def _without_image(person: str, problems: Mapping[str, str]) -> str:
+    return problems.get(
+        person, f"{person} is in participants.tsv and has no image named by BIDS; add it or remove the row"
+    )
 
 
 def _check_columns(study: Study, columns: list[str]) -> None:
@@ -207,7 +262,8 @@ def _scan_row(study: Study, scan: ScanFiles, row: Mapping[str, str | None], list
         text = row.get(column)
         numbers[column] = _number(text)
         if text is not None and numbers[column] is None:
-            faults.append(f"{scan.scan}: {column} is {text!r}, not a number")
+            hint = "; write a point, not a comma" if _number(text.replace(",", ".")) is not None else ""
+            faults.append(f"{scan.scan}: {column} is {text!r}, not a number{hint}")
         elif row and column in needed and text is None:
             use = "target" if column == cohort.target.column else "covariate"
             faults.append(f"{scan.scan}: {column} ({use}) is n/a")
@@ -247,8 +303,9 @@ def participants_table(participants: Participants) -> pl.DataFrame:
 
 
 def _number(text: str | None) -> float | None:
+    """A number as tables have it; not what only Python takes for one (`1_000`)."""
     try:
-        value = float(text) if text is not None else math.nan
+        value = float(text) if text is not None and "_" not in text else math.nan
     except ValueError:
         return None
     return value if math.isfinite(value) else None

@@ -6,6 +6,7 @@ Belongs here: one cheap look at a folder of 10,000 scans. Does not belong here: 
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from relevance_assets.files import fingerprint
 from relevance_assets.home import SCAN_PATTERN, split_scan
 
-__all__ = ["YOUNG_NS", "Folder", "Seen", "look", "look_at"]
+__all__ = ["LINK_FAULTS", "YOUNG_NS", "Folder", "Seen", "is_folder", "look", "look_at"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Folder:
         Scan name to what was seen of it, sorted. Names that are no scan's are left out: indexing the folder names
         them as errors.
     others : str
-        Signature of the files that belong to no scan: the tables of people above all.
+        Signature of the files that belong to no scan: the tables of people above all, and what is named wrongly.
     others_changed : float
         The latest change of one of those.
     """
@@ -84,12 +85,13 @@ def look(bids: Path) -> Folder:
     """
     if not bids.is_dir():
         raise ValueError(f"{bids}: no such folder; name a BIDS dataset, or mount its disk")
+    os.scandir(bids).close()  # a dataset that may not be read is no empty one
     above = _list(str(bids), len(str(bids)) + 1)
     others, latest = list(above.files), above.written
     scans: dict[str, Seen] = {}
     for person in sorted(name for name in above.folders if name.startswith("sub-")):
-        own, found = _person(bids, person, above.files)
-        others += own.files
+        own, found, misnamed = _person(bids, person, above.files)
+        others += [*own.files, *misnamed]
         latest = max(latest, own.written)
         scans |= found
     return Folder(dict(sorted(scans.items())), fingerprint(others), latest)
@@ -98,7 +100,7 @@ def look(bids: Path) -> Folder:
 def look_at(bids: Path, scan: str) -> str:
     """Signature of one scan's files, as `look` finds it; '' where it has none."""
     try:
-        _, found = _person(bids, split_scan(scan)[0], _files_above(str(bids)))
+        _, found, _ = _person(bids, split_scan(scan)[0], _files_above(str(bids)))
     except FileNotFoundError:
         return ""
     return found[scan].signature if scan in found else ""
@@ -123,26 +125,30 @@ def _files_above(folder: str) -> list[File]:
     return files
 
 
-def _person(bids: Path, person: str, above: list[File]) -> tuple[_Listing, dict[str, Seen]]:
-    """The person's folder itself, and the scans in it."""
+def _person(bids: Path, person: str, above: list[File]) -> tuple[_Listing, dict[str, Seen], list[File]]:
+    """The person's folder itself, the scans in it, and the files of what is named like no scan."""
     root = len(str(bids)) + 1  # a folder that is moved as a whole has not changed
     own = _list(f"{bids}/{person}", root)
     parts = {
-        f"{person}_{name}": _below(f"{bids}/{person}/{name}", root) for name in own.folders if name.startswith("ses-")
+        f"{person}_{name}": _session(f"{bids}/{person}/{name}", root) for name in own.folders if name.startswith("ses-")
     }
     parts[person] = _together(
-        _below(f"{bids}/{person}/{name}", root) for name in own.folders if not name.startswith("ses-")
+        _own_files(f"{bids}/{person}/{name}", root) for name in own.folders if not name.startswith("ses-")
     )
     sidecars = [file for file in (*above, *own.files) if _may_be_inherited(file)]
-    return own, {
-        scan: Seen(fingerprint(sidecars, sorted(files)), changed)
-        for scan, (files, changed) in parts.items()
-        if files and SCAN_PATTERN.fullmatch(scan)
-    }
+    seen: dict[str, Seen] = {}
+    misnamed: list[File] = []
+    for scan, (files, changed) in parts.items():
+        if not SCAN_PATTERN.fullmatch(scan):
+            misnamed += sorted(files)
+        elif files:
+            seen[scan] = Seen(fingerprint(sidecars, sorted(files)), changed)
+    return own, seen, misnamed
 
 
 YOUNG_NS = 2_000_000_000  # times are as coarse as the file system's clock; FAT's is 2 s
 File = tuple[str, int, int]  # path, bytes, modification time in ns
+LINK_FAULTS = (errno.ELOOP, errno.EACCES)  # a link that leads back to itself, or to where none may look
 ABOUT_PEOPLE = ("dataset_description.json", "participants.json", "sessions.json")
 
 
@@ -165,16 +171,17 @@ class _Listing(NamedTuple):
 def _list(folder: str, root: int) -> _Listing:
     """One folder, its files' paths from place `root` on.
 
-    Hidden files are not there, but a change of one is a change: rsync writes under such a name.
+    Hidden files are not there, but a change of one is a change: rsync writes under such a name. A folder that may not
+    be read is empty, and its change is a change: indexing names it.
     """
     files, folders, written = list[File](), list[str](), 0.0
     itself = os.stat(folder).st_ctime  # noqa: PTH116  many, and strings
-    with os.scandir(folder) as entries:
+    with suppress(PermissionError), os.scandir(folder) as entries:
         for entry in entries:
             hidden = entry.name.startswith(".")
             with suppress(FileNotFoundError):  # taken away while we look
-                if not entry.is_dir():
-                    status = entry.stat()
+                if not is_folder(entry):
+                    status = _status(entry)
                     written = max(written, status.st_ctime)
                     if not hidden:
                         files.append((entry.path[root:], status.st_size, status.st_mtime_ns))
@@ -183,12 +190,38 @@ def _list(folder: str, root: int) -> _Listing:
     return _Listing(sorted(files), folders, written, max(itself, written))
 
 
-def _below(folder: str, root: int) -> tuple[list[File], float]:
-    """Files of a folder and of the folders in it, and the latest change of any of them."""
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; not where the link leads back to itself or may not be followed."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno not in LINK_FAULTS:
+            raise
+        return False
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result:
+    """Of a file, or of a link itself where its target is not there: git-annex may bring it later."""
+    try:
+        return entry.stat()
+    except OSError as error:
+        if error.errno not in (*LINK_FAULTS, errno.ENOENT):
+            raise
+        return entry.stat(follow_symlinks=False)
+
+
+def _session(folder: str, root: int) -> tuple[list[File], float]:
+    """Files of a session's folder and of the folders in it, and the latest change of any of them.
+
+    No deeper: BIDS has no image there, and a link to a folder above would be followed for ever.
+    """
     own = _list(folder, root)
-    if not own.folders:
-        return own.files, own.changed
-    return _together([(own.files, own.changed), *(_below(f"{folder}/{name}", root) for name in own.folders)])
+    return _together([(own.files, own.changed), *(_own_files(f"{folder}/{name}", root) for name in own.folders)])
+
+
+def _own_files(folder: str, root: int) -> tuple[list[File], float]:
+    own = _list(folder, root)
+    return own.files, own.changed
 
 
 def _together(parts: Iterable[tuple[list[File], float]]) -> tuple[list[File], float]:

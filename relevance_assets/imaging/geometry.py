@@ -181,13 +181,21 @@ def to_prepared_labels(path: Path, geometry: Geometry) -> np.ndarray:
     Raises
     ------
     ScanError
-        As `read_image`, or values that are not whole numbers.
+        As `read_image`, values that are not whole numbers, or a label image that lies beside the scan.
     """
     image = read_image(path)
     labels = np.rint(image.data).astype(np.int32)
     if not np.array_equal(labels, image.data):
         raise ScanError(f"{path}: labels must be whole numbers; a probability map needs a threshold first")
     placed = geometry.placed_grid(Grid(labels.shape, image.affine))
-    if geometry.alignment:
-        return pull(labels, placed, geometry.prepared, geometry.alignment.to_scan, 0)
-    return resample(labels, placed, geometry.prepared, 0)
+
+    def onto_prepared(values: np.ndarray) -> np.ndarray:
+        if geometry.alignment:
+            return pull(values, placed, geometry.prepared, geometry.alignment.to_scan, 0)
+        return resample(values, placed, geometry.prepared, 0)
+
+    if not onto_prepared(np.ones(labels.shape, np.uint8)).any():
+        raise ScanError(
+            f"{path}: lies beside the scan, its affine leads to another place; take the labels of this scan"
+        )
+    return onto_prepared(labels)

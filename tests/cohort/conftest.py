@@ -40,7 +40,9 @@ def put(bids: Path) -> Callable[..., Path]:
         path = bids / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if text is None:
-            nib.save(nib.Nifti1Image(np.ones((2, 3, 4), np.float32), np.diag([-2.0, 2.0, 2.5, 1.0])), path)
+            nib.save(
+                nib.Nifti1Image(np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.diag([-2.0, 2.0, 2.5, 1.0])), path
+            )
         else:
             path.write_text(text)
         return path

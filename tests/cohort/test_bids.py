@@ -118,8 +118,10 @@ def test_one_scan_is_found_as_in_the_whole_index(bids: Path, put: Put) -> None:
 def test_an_unsafe_folder(bids: Path, put: Put, name: str) -> None:
     put("sub-B/anat/sub-B_T1w.nii.gz")
     put(name)
-    with pytest.raises(DatasetError, match="letters and digits"):
-        index_scans(bids, [T1W])
+    unsafe, good = index_scans(bids, [T1W]).values()
+    assert (unsafe.scan, unsafe.participant_id, unsafe.images) == (f"{name.split('/')[0]}/", name.split("/")[0], {})
+    assert "letters and digits" in unsafe.problems[0]
+    assert (good.scan, good.problems) == ("sub-B", [])
 
 
 @pytest.mark.parametrize(
@@ -132,8 +134,14 @@ def test_an_unsafe_folder(bids: Path, put: Put, name: str) -> None:
 )
 def test_an_unsafe_or_misplaced_file(bids: Path, put: Put, name: str, said: str) -> None:
     put(name)
-    with pytest.raises(DatasetError, match=said):
-        index_scans(bids, [T1W])
+    put("sub-A/ses-3/anat/sub-A_ses-3_T1w.nii.gz")
+    found = index_scans(bids, [T1W])
+    assert set(found) == {name, "sub-A_ses-3"}
+    assert (found[name].participant_id, found[name].images, len(found[name].problems)) == ("sub-A", {}, 1)
+    assert said in found[name].problems[0]
+    assert not found["sub-A_ses-3"].problems
+    with pytest.raises(ValueError, match="not a scan name"):
+        find_scan(bids, name, [T1W])
 
 
 def test_linked_folders_and_a_folder_with_a_dot(bids: Path, put: Put) -> None:

@@ -165,15 +165,59 @@ def test_a_malformed_table(bids: Path, put: Put, text: str, said: str) -> None:
         read_participants(bids)
 
 
+def test_a_malformed_row_fails_its_person_only(bids: Path, put: Put, make_study: Make) -> None:
+    rows = [
+        "participant_id\tedss\t",
+        "sub-A\t1\t",
+        "sub-B",
+        "n/a\t2",
+        'sub-C\t"3"',
+        "../../x\t4",
+        "sub-D\t1\t2\t3",
+        "E\t1",
+    ]
+    put("participants.tsv", "\n".join(rows))
+    found = by_scan(cohort_table(make_study(), files("sub-A", "sub-B", "sub-C", "sub-D"), read_participants(bids)))
+    assert {name for name, row in found.items() if row["status"] == "ok"} == {"sub-A", "sub-C"}
+    assert "line 3 has 1 cells, the header 2" in found["sub-B"]["reason"]
+    assert "line 4 has no participant_id" in found["participants.tsv line 4"]["reason"]
+    assert "line 7 has 4 cells" in found["sub-D"]["reason"]
+    assert "not sub-<label>" in found["../../x"]["reason"]
+    assert "not sub-<label>" in found["E"]["reason"]
+
+
+def test_people_without_images_are_told_or_excluded(bids: Path, put: Put, make_study: Make) -> None:
+    put(
+        "participants.tsv",
+        tsv(("participant_id", "edss", "group"), ("sub-A", 1, "MS"), ("sub-B", 2, "MS"), ("sub-C", 2, "HC")),
+    )
+    study = make_study(include={"group": ["MS"]})
+    found = by_scan(cohort_table(study, files("sub-A"), read_participants(bids)))
+    assert [(row["scan"], row["status"]) for row in found.values()] == [
+        ("sub-A", "ok"),
+        ("sub-B", "failed"),
+        ("sub-C", "excluded"),
+    ]
+    assert found["sub-B"]["reason"].startswith("sub-B is in participants.tsv and has no image")
+
+
+def test_numbers_as_tables_have_them(bids: Path, put: Put, make_study: Make) -> None:
+    put("participants.tsv", tsv(("participant_id", "edss"), ("sub-A", "1,5"), ("sub-B", "1_0"), ("sub-C", "1e0")))
+    found = by_scan(cohort_table(make_study(), files("sub-A", "sub-B", "sub-C"), read_participants(bids)))
+    assert found["sub-A"]["reason"] == "sub-A: edss is '1,5', not a number; write a point, not a comma"
+    assert found["sub-B"]["reason"] == "sub-B: edss is '1_0', not a number"
+    assert found["sub-C"]["edss"] == 1
+
+
 def test_no_table(bids: Path) -> None:
     with pytest.raises(DatasetError, match=r"participants\.tsv: no such file"):
         read_participants(bids)
 
 
 def test_byte_order_mark_line_ends_and_blank_lines(bids: Path) -> None:
-    (bids / "participants.tsv").write_bytes("\ufeffparticipant_id\tage\r\nsub-Ä\t3\r\n\r\n".encode())
+    (bids / "participants.tsv").write_bytes("\ufeffparticipant_id\tage\r\nsub-A\tÄ\u2028\r\n\r\n".encode())
     frame, problems = read_participants(bids)
-    assert frame.rows() == [("sub-Ä", None, "3")]
+    assert frame.rows() == [("sub-A", None, "Ä")]
     assert problems == {}
 
 
