@@ -19,6 +19,7 @@ from scipy import fft, stats
 
 from relevance_assets.evidence.masks import quantile_mask
 from relevance_assets.evidence.verdicts import Verdict, judged, mean_interval, shown
+from relevance_assets.imaging.quality import dice
 
 __all__ = ["agreement_verdicts", "chance_dice", "dice", "pair_agreement", "shifted_dice"]
 
@@ -28,20 +29,6 @@ Mask = NDArray[np.bool_]
 TOP_PERCENT = 40
 NUMBERS = ("spearman", "dice", "dice_chance", "dice_shifted")
 SCHEMA = {"fold_a": pl.String, "fold_b": pl.String, **dict.fromkeys(NUMBERS, pl.Float64)}
-
-
-def dice(first: Mask, second: Mask) -> float | None:
-    """2 |A and B| / (|A| + |B|); None where both are empty.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ.
-    """
-    if first.shape != second.shape:
-        raise ValueError(f"masks {first.shape} and {second.shape} differ in shape")
-    total = int(first.sum()) + int(second.sum())
-    return 2 * int((first & second).sum()) / total if total else None
 
 
 def chance_dice(first: int, second: int, voxels: int) -> float | None:

@@ -6,13 +6,31 @@ about it.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
-from relevance_assets.imaging.grid import Grid
+from relevance_assets.imaging.grid import Grid, resample
+from relevance_assets.imaging.template import moved_by, template
+from relevance_assets.imaging.volumes import Image
 
-__all__ = ["grid_columns", "volume_row"]
+__all__ = [
+    "brain_volume_mm3",
+    "coefficient_of_variation",
+    "dice",
+    "grid_columns",
+    "signal_to_noise",
+    "template_similarity",
+    "volume_row",
+    "white_matter",
+]
+
+WHITE = 0.9  # share of white matter in the template, above which a voxel counts as white matter
+AIR_MM = 12.0  # nearer to the head than this is no air: scalp's ringing and interpolation
+RAYLEIGH_SD = math.sqrt(2 - math.pi / 2)  # SD of the magnitude of pure noise of SD 1
+FEWEST = 100  # voxels, for a number that is an average
 
 
 def grid_columns(grid: Grid) -> dict[str, Any]:
@@ -52,3 +70,118 @@ def volume_row(
         "standard_deviation": float(brain.std()),
         "share_clipped": share_clipped,
     }
+
+
+def brain_volume_mm3(mask: np.ndarray, affine: np.ndarray) -> float:
+    """Volume of a mask, mm3: its voxels times the affine's determinant."""
+    return int(np.count_nonzero(mask)) * abs(float(np.linalg.det(affine[:3, :3])))
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float | None:
+    """2 |A and B| / (|A| + |B|) of two masks on one grid; None where both are empty.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"masks {first.shape} and {second.shape} differ in shape")
+    total = int(np.count_nonzero(first)) + int(np.count_nonzero(second))
+    return 2 * int(np.count_nonzero((first != 0) & (second != 0))) / total if total else None
+
+
+def white_matter(mask: np.ndarray, affine: np.ndarray, from_template: np.ndarray) -> np.ndarray:
+    """Deep white matter of a scan, by the template: its share of white matter > 0.9, moved by the affine.
+
+    Where the result is eroded by one voxel (along the three axes; not along an axis with voxels over 4 mm) and lies
+    in the brain mask.
+
+    Parameters
+    ----------
+    mask : ndarray (x, y, z), bool
+    affine : ndarray (4, 4)
+        Of the scan's grid.
+    from_template : ndarray (4, 4)
+        Points of the template to points of the scan, mm (`MaskResult.from_template`).
+
+    Returns
+    -------
+    ndarray (x, y, z), bool
+    """
+    space, grid = template(), Grid(mask.shape, affine)
+    white = moved_by(space.white, space.grid, from_template, grid) > WHITE
+    thin = [size <= 4 for size in grid.voxel_sizes_mm]
+    if any(thin):
+        neighbours = ndimage.generate_binary_structure(3, 1)
+        for axis, keep in enumerate(thin):
+            if not keep:
+                neighbours = neighbours & (np.indices((3, 3, 3))[axis] == 1)
+        white = ndimage.binary_erosion(white, neighbours)
+    return white & mask
+
+
+def coefficient_of_variation(values: np.ndarray, mask: np.ndarray) -> float | None:
+    """Standard deviation over mean of the values in a mask; None with fewer than 100 voxels or a mean <= 0."""
+    inside = values[mask].astype(np.float64)
+    if inside.size < FEWEST or inside.mean() <= 0:
+        return None
+    return float(inside.std() / inside.mean())
+
+
+def signal_to_noise(image: Image, mask: np.ndarray) -> float | None:
+    """Mean of the brain over the standard deviation of the noise, seen in the air around the head.
+
+    In air a magnitude image holds noise alone, whose Rayleigh distribution has sqrt(2 - pi / 2) = 0.655 of the
+    noise's SD. Air is what is darker than a tenth of the brain's mean, outside the head (the largest object that is
+    brighter, filled) by 12 mm and more.
+
+    Parameters
+    ----------
+    mask : ndarray (x, y, z), bool
+        The brain; at least one voxel.
+
+    Returns
+    -------
+    float, or None where there is no air with noise: fewer than 100 voxels, or half of them with one value (a
+    background that was set, a stripped image).
+
+    Notes
+    -----
+    Dietrich et al., Journal of Magnetic Resonance Imaging 26:375 (2007), the measure for one receiver coil. Several
+    coils, filters and interpolation change the noise's distribution: compare only scans of one protocol.
+    """
+    mean = float(image.data[mask].astype(np.float64).mean())
+    bright = (image.data > 0.1 * mean) | mask
+    labels, _ = ndimage.label(bright)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    head = ndimage.binary_fill_holes(labels == sizes.argmax())
+    voxel_mm = Grid(image.data.shape, image.affine).voxel_sizes_mm
+    away = ndimage.distance_transform_edt(~head, sampling=voxel_mm) > AIR_MM
+    air = image.data[away & ~bright].astype(np.float64)
+    if air.size < FEWEST or np.unique(air, return_counts=True)[1].max() > air.size / 2:
+        return None
+    return mean * RAYLEIGH_SD / float(air.std())
+
+
+def template_similarity(image: Image, matrix: np.ndarray | None = None) -> float | None:
+    """Normalised cross-correlation with the template's T1w inside its brain; 1 is equal up to gain and offset.
+
+    Parameters
+    ----------
+    matrix : ndarray (4, 4), optional
+        Points of the template to points of the image, mm; without it where the image lies (before registration).
+
+    Returns
+    -------
+    float in [-1, 1], or None where the image is constant there or outside.
+    """
+    space = template()
+    to_image = np.eye(4) if matrix is None else matrix
+    seen = Grid(space.grid.shape, to_image @ space.grid.affine)
+    values = resample(image.data, Grid(image.data.shape, image.affine), seen)[space.brain].astype(np.float64)
+    reference = space.t1w[space.brain].astype(np.float64)
+    if values.std() == 0:
+        return None
+    return float(np.corrcoef(values, reference)[0, 1])

@@ -1,0 +1,304 @@
+"""Where the brain is in an image of a head, and whether an image holds only brain, or lies in the template, already.
+
+Belongs here: masks by the template or by a program of the user's, recognising what the input is. Does not belong
+here: the registration itself (`registration.py`), how good a mask is (`quality.py`).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from relevance_assets.imaging.grid import Grid, resample, same_grid
+from relevance_assets.imaging.intensity import binarise
+from relevance_assets.imaging.quality import dice
+from relevance_assets.imaging.registration import affine, rigid
+from relevance_assets.imaging.template import moved_by, template
+from relevance_assets.imaging.volumes import Image, ScanError, read_image
+
+__all__ = ["InTemplate", "MaskResult", "Stripped", "command_mask", "foreground", "is_in_template", "is_stripped",
+           "template_mask"]  # fmt: skip
+
+SEEN_MM = 6  # around the template's brain: skull, dark in the image as the template is outside its brain
+BRAIN_LITRES = (0.8, 2.0)  # of the template's brain after registration; beyond, it was fitted to something else
+BACKGROUND = 0.01  # of the image's range; values closer to the background's belong to it
+STRIPPED_BORDER = 0.9  # share of border voxels that are background
+STRIPPED_LITRES = (0.5, 2.5)  # a stripped brain, and its fluid; an adult head has more
+IN_TEMPLATE_INSIDE = 0.9  # share of the brain that lies in the template's
+IN_TEMPLATE_CENTRES_MM = 8.0
+
+
+@dataclass(frozen=True, eq=False)
+class MaskResult:
+    """A brain mask and how it was found.
+
+    Attributes
+    ----------
+    mask : ndarray (x, y, z), bool
+        On the image's grid.
+    from_template : ndarray (4, 4), float64
+        Points of the template (RAS+ mm) to points of the image.
+    """
+
+    mask: np.ndarray
+    from_template: np.ndarray
+
+
+def template_mask(
+    image: Image, *, dilate_mm: float = 3.0, resolution_mm: int = 2, threads: int = 1, name: str = "image"
+) -> MaskResult:
+    """Brain of a T1w head, by affine registration of the template's brain.
+
+    Rigid registration with a search (normalised mutual information) leads to the affine one (normalised correlation
+    in 9 x 9 x 9 voxels): an affine search by mutual information blew the brain up to the head in some scans. The
+    template's mask is moved onto the image's grid, dilated, and its holes are filled. No surface is fitted: the mask
+    follows the template's outline, and contains fluid and some meninges.
+
+    Parameters
+    ----------
+    image : Image
+        A whole head, on any grid; registration sees it at `resolution_mm` or coarser.
+    dilate_mm : float
+        How far the mask extends beyond the template's.
+
+    Raises
+    ------
+    ScanError
+        No transform was found, or the brain's volume came out beyond 0.8 to 2.0 litres.
+    """
+    space = template(resolution_mm)
+    seen = _distance_mm(space.brain, resolution_mm) <= SEEN_MM
+    moving = _coarse(image, float(resolution_mm))
+    try:
+        start = rigid(space.image, moving, metric="NMI", fixed_mask=seen, search=True, threads=threads)
+        matrix = affine(space.image, moving, metric="NCC 4x4x4", fixed_mask=seen, start=start, threads=threads)
+    except ValueError as error:
+        raise ScanError(f"{name}: no brain mask by the template ({error}); give one, or a command for it") from None
+    gain = float(np.linalg.det(matrix[:3, :3]))
+    litres = gain * float(space.brain.sum()) * resolution_mm**3 / 1e6
+    if not BRAIN_LITRES[0] <= litres <= BRAIN_LITRES[1]:
+        raise ScanError(
+            f"{name}: the template's brain was fitted to {litres:.2f} litres, which no brain has; "
+            "look at the scan, and give a mask or a command for it"
+        )
+    # distances in the template grow with the affine; what is outside its field of view becomes 0: not brain
+    depth = dilate_mm / np.cbrt(gain) - _distance_mm(space.brain, resolution_mm)
+    mask = moved_by(depth.astype(np.float32), space.grid, matrix, Grid(image.data.shape, image.affine)) > 0
+    return MaskResult(ndimage.binary_fill_holes(mask), matrix)
+
+
+def _distance_mm(mask: np.ndarray, size_mm: float) -> np.ndarray:
+    """Signed distance of voxel centres to the mask's surface on cubic voxels, mm; negative inside."""
+    outside = ndimage.distance_transform_edt(~mask) - 0.5
+    return np.where(mask, 0.5 - ndimage.distance_transform_edt(mask), outside) * size_mm
+
+
+def _coarse(image: Image, size_mm: float) -> Image:
+    """The image along its own axes, with no voxel axis shorter than this; longer ones stay."""
+    grid = Grid(image.data.shape, image.affine)
+    factors = np.maximum(1, size_mm / np.array(grid.voxel_sizes_mm))
+    if factors.max() < 1.01:
+        return image
+    shape = np.maximum(1, np.rint(np.array(grid.shape) / factors)).astype(int)
+    matrix = image.affine.copy()
+    matrix[:3, :3] = image.affine[:3, :3] * factors
+    middle = image.affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2)
+    matrix[:3, 3] += middle - matrix[:3, :3] @ ((shape - 1) / 2)
+    target = Grid((int(shape[0]), int(shape[1]), int(shape[2])), matrix)
+    return Image(resample(image.data, grid, target), matrix)
+
+
+# ------------------------------------------------------------------------------------------------ other programs
+def command_mask(image_path: Path, command: Sequence[str], *, timeout_seconds: float = 3600) -> np.ndarray:
+    """Brain mask by a program of the user's (deepbet, HD-BET, SynthStrip), run without a shell.
+
+    Parameters
+    ----------
+    command : sequence of str
+        Program and arguments; `{image}` in them becomes the image's path and `{mask}` that of the mask, a `.nii.gz`
+        which the program must write on the image's grid. Weights are named by their path.
+
+    Returns
+    -------
+    ndarray (x, y, z), bool
+        Where the program's mask is > 0.
+
+    Raises
+    ------
+    ScanError
+        The program is missing, fails, takes too long, or writes no mask, an empty one or one on another grid.
+    ValueError
+        A command without `{image}` or `{mask}`.
+    """
+    together = " ".join(command)
+    if "{image}" not in together or "{mask}" not in together:
+        raise ValueError(f"the brain mask's command needs {{image}} and {{mask}} among its arguments: {together!r}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mask.nii.gz"
+        filled = [part.replace("{image}", str(image_path.resolve())).replace("{mask}", str(path)) for part in command]
+        failed = _failure(filled, folder, timeout_seconds)
+        if failed:
+            raise ScanError(f"{image_path}: the brain mask's command {failed}")
+        if not path.is_file():
+            raise ScanError(f"{image_path}: the brain mask's command {filled[0]} wrote no mask to {{mask}}; correct it")
+        try:
+            found = read_image(path)
+        except ScanError as error:
+            said = str(error).removeprefix(f"{path}: ")
+            raise ScanError(f"{image_path}: the brain mask that {filled[0]} wrote is unusable: {said}") from None
+    image = read_image(image_path)
+    if not same_grid(Grid(found.data.shape, found.affine), Grid(image.data.shape, image.affine)):
+        raise ScanError(
+            f"{image_path}: {filled[0]} wrote a mask of shape {found.data.shape} on another grid than the image's "
+            f"{image.data.shape}; let it write the mask in the image's space"
+        )
+    mask = binarise(found.data)
+    if not mask.any():
+        raise ScanError(f"{image_path}: {filled[0]} found no brain (the mask is empty); look at the image")
+    return mask
+
+
+def _failure(command: list[str], folder: str, timeout_seconds: float) -> str:
+    """Run it; what went wrong in one line, or nothing."""
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=timeout_seconds, check=False
+        )
+    except FileNotFoundError:
+        return f"names a program that is not here: {command[0]}; install it or give its whole path"
+    except OSError as error:
+        return f"cannot be run: {command[0]}: {error.strerror}; check the program"
+    except subprocess.TimeoutExpired:
+        return f"took longer than {timeout_seconds:g} s: {command[0]}; check the program"
+    if done.returncode == 0:
+        return ""
+    lines = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
+    return f"failed with status {done.returncode}: {command[0]}: {lines[-1]}"
+
+
+# ------------------------------------------------------------------------------------ what the input already is
+@dataclass(frozen=True)
+class Stripped:
+    """Whether an image holds only brain, and the numbers that decided.
+
+    Attributes
+    ----------
+    stripped : bool
+    reason : str
+        One line.
+    border_background : float
+        Share of the voxels at the border of the field of view that are background.
+    litres : float
+        Volume of the largest object, holes filled.
+    """
+
+    stripped: bool
+    reason: str
+    border_background: float
+    litres: float
+
+
+def _is_background(image: Image) -> np.ndarray:
+    """Voxels within 1 % of the image's range (99.5th percentile) of the border's median."""
+    values = image.data
+    border = np.concatenate([values.take([0, -1], axis).ravel() for axis in range(3)])
+    distance = np.abs(values - np.median(border))
+    return distance <= BACKGROUND * np.percentile(distance, 99.5)
+
+
+def foreground(image: Image) -> np.ndarray:
+    """The largest object before a constant background, holes filled: the brain, where an image is stripped.
+
+    Background is what lies within 1 % of the image's range of the border's median, so that neither its value (0, or
+    below) nor ripples of an interpolation matter.
+
+    Returns
+    -------
+    ndarray (x, y, z), bool
+    """
+    labels, count = ndimage.label(~_is_background(image))
+    if count == 0:
+        return np.zeros(image.data.shape, dtype=bool)
+    largest = np.bincount(labels.ravel())[1:].argmax() + 1
+    return ndimage.binary_fill_holes(labels == largest)
+
+
+def is_stripped(image: Image) -> Stripped:
+    """Whether an image holds only brain: a constant background up to the border, and no more volume than a brain has.
+
+    Compactness does not tell: an ellipsoid of equal moments holds 0.93 to 0.98 of a brain's volume and of a head's.
+    A small head whose background was set to a constant can pass for a brain: state the mask's source where that
+    matters.
+    """
+    background = _is_background(image)
+    border = np.concatenate([background.take([0, -1], axis).ravel() for axis in range(3)])
+    share = float(border.mean())
+    litres = float(foreground(image).sum()) * abs(float(np.linalg.det(image.affine[:3, :3]))) / 1e6
+    numbers = f"{share:.0%} of the border is background, {litres:.2f} litres are not"
+    if share < STRIPPED_BORDER:
+        return Stripped(False, f"no constant background: {numbers}", share, litres)
+    if not STRIPPED_LITRES[0] <= litres <= STRIPPED_LITRES[1]:
+        return Stripped(False, f"not the volume of a brain: {numbers}", share, litres)
+    return Stripped(True, f"brain only: {numbers}", share, litres)
+
+
+@dataclass(frozen=True)
+class InTemplate:
+    """Whether a brain lies in the template's space, and the numbers that decided.
+
+    Attributes
+    ----------
+    in_template : bool
+    reason : str
+        One line.
+    inside : float
+        Share of the brain that lies in the template's.
+    dice : float
+        Overlap with the template's brain.
+    centres_mm : float
+        Distance of the two centres of mass.
+    """
+
+    in_template: bool
+    reason: str
+    inside: float
+    dice: float
+    centres_mm: float
+
+
+def is_in_template(image: Image, mask: np.ndarray) -> InTemplate:
+    """Whether a brain already lies in MNI152NLin2009aSym, by where its mask is.
+
+    Templates that differ by millimetres (other MNI152 versions) are not told apart; the file's name does that.
+
+    Parameters
+    ----------
+    mask : ndarray (x, y, z), bool
+        The brain, on the image's grid; at least one voxel.
+
+    Raises
+    ------
+    ValueError
+        An empty mask, or one on another grid.
+    """
+    if mask.shape != image.data.shape or not mask.any():
+        raise ValueError(f"a brain mask {mask.shape} with voxels is needed, on the image's grid {image.data.shape}")
+    space = template()
+    here = resample(mask.astype(np.float32), Grid(mask.shape, image.affine), space.grid) >= 0.5
+    volume = int(mask.sum()) * abs(float(np.linalg.det(image.affine[:3, :3])))
+    inside = float((here & space.brain).sum()) * 8 / volume
+    distance = float(np.linalg.norm(_centre(mask, image.affine) - _centre(space.brain, space.grid.affine)))
+    overlap = dice(here, space.brain) or 0.0
+    near = inside >= IN_TEMPLATE_INSIDE and distance <= IN_TEMPLATE_CENTRES_MM
+    reason = f"{inside:.0%} of the brain is in the template's (Dice {overlap:.2f}), centres {distance:.0f} mm apart"
+    return InTemplate(near, reason, inside, overlap, distance)
+
+
+def _centre(mask: np.ndarray, affine_: np.ndarray) -> np.ndarray:
+    return affine_[:3, :3] @ np.argwhere(mask).mean(axis=0) + affine_[:3, 3]
