@@ -53,7 +53,7 @@ class Scale(Settings):
     @classmethod
     def _limits_of_rule(cls, given: Any) -> Any:
         defaults = {"white_matter_peak": {"high": 1.5}, "z_score": {"low": -3.0, "high": 3.0}}
-        return defaults.get(given.get("rule"), {}) | given if isinstance(given, dict) else given
+        return defaults.get(str(given.get("rule")), {}) | given if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _ordered(self) -> Scale:

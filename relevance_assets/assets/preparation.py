@@ -50,10 +50,9 @@ def prepared_volumes(workspace: Workspace) -> Stage:
         ]
 
     def make(scan: str) -> Done:
-        from relevance_assets.assets.metadata import thumbnail
+        from relevance_assets.assets.metadata import mosaic
         from relevance_assets.imaging.limits import check
         from relevance_assets.imaging.recipe import prepare
-        from relevance_assets.report.figures_preparation import preparation_figure
 
         raw = workspace.read("raw_scans", scan)
         sources, hashes = (dict(raw.select("image", column).iter_rows()) for column in ("path", "sha256"))
@@ -70,8 +69,6 @@ def prepared_volumes(workspace: Workspace) -> Stage:
         }
         rows = _write_images(workspace, scan, prepared, sources, hashes, about)
         mask_hash = _write_mask(workspace, scan, prepared, sources, about)
-        figure = workspace.scan_figure_path(scan, "preparation")
-        preparation_figure(prepared, scan, figure)
         frame = pl.DataFrame(rows, infer_schema_length=None)
         steps = pl.DataFrame(prepared.steps).with_row_index("place", offset=1).with_columns(scan=pl.lit(scan))
         return Done(
@@ -82,7 +79,7 @@ def prepared_volumes(workspace: Workspace) -> Stage:
                 "share_clipped": max(row["share_clipped"] for row in rows),
                 "share_cropped": rows[0]["share_cropped"],
                 "needless": ", ".join(row["step"] for row in prepared.steps if not row["done"]) or "no step",
-                "preview": thumbnail(figure),
+                "preview": mosaic(prepared.images, [contrast.name for contrast in study.contrasts]),
             },
         )
 

@@ -18,7 +18,7 @@ __all__ = ["beyond", "check"]
 def beyond(row: Mapping[str, Any], limits: Limits) -> list[str]:
     """What of a row of table `volumes` is outside the limits; a measure that is null is not looked at."""
     found = []
-    brain = row["brain_volume_mm3"] / 1000
+    brain = (row.get("native_brain_mm3") or row["brain_volume_mm3"]) / 1000
     if limits.brain_ml and not limits.brain_ml[0] <= brain <= limits.brain_ml[1]:
         found.append(f"brain of {brain:.0f} ml, not {limits.brain_ml[0]:g} to {limits.brain_ml[1]:g}")
     for name, value in (("template_overlap", row.get("template_overlap")), ("similarity", row.get("similarity_after"))):

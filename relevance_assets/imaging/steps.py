@@ -31,7 +31,7 @@ from relevance_assets.imaging.grid import (
     same_grid,
     same_voxel_size,
 )
-from relevance_assets.imaging.quality import signal_to_noise
+from relevance_assets.imaging.quality import brain_volume_mm3, signal_to_noise
 from relevance_assets.imaging.template import template
 from relevance_assets.imaging.transforms import pull
 from relevance_assets.imaging.volumes import Image, ScanError, read_image
@@ -246,7 +246,8 @@ def brain_mask(layers: Layers, step: study.BrainMask) -> Result:
         mask = nonzero(layers)
     else:
         mask, said, found = _looked_for(layers, step)
-    layers = replace(layers, mask=mask, found=found)
+    volume: dict[str, float | None] = {"native_brain_mm3": brain_volume_mm3(mask, layers.grids[0].affine)}
+    layers = replace(layers, mask=mask, found=found, measures=layers.measures | volume)
     noise = {
         name: {"signal_to_noise": signal_to_noise(layers.image(index), layers.mask_on(layers.grids[index]))}
         for index, name in enumerate(layers.names)
@@ -338,7 +339,9 @@ def measured(layers: Layers) -> dict[str, dict[str, float | None]]:
 
     measures = {name: dict(found) for name, found in layers.by_contrast.items()}
     to_template = layers.found if layers.alignment is None else layers.alignment.matrix
-    for index, mask, before, after in layers.biased if to_template is not None else ():
+    if to_template is None:
+        return measures
+    for index, mask, before, after in layers.biased:
         inside = white_matter(mask, before.affine, np.linalg.inv(to_template))
         measures.setdefault(layers.names[index], {}).update(
             white_matter_cv_before=coefficient_of_variation(before.data, inside),

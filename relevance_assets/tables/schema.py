@@ -97,6 +97,7 @@ _ALL = (
         _real("standard_deviation", "standard deviation in the brain, before scaling", nullable=True),
         _real("share_clipped", "share of brain voxels that scaling cut off at 0 or 1", nullable=True),
         _real("share_cropped", "share of brain voxels that crop_or_pad cut off", nullable=True),
+        _real("native_brain_mm3", "volume of the brain as found, with regions that are removed, mm³", nullable=True),
         _real("template_overlap", "Dice of the brain mask and the template's, in its space", nullable=True),
         _real("similarity_before", "correlation with the template, as the file's millimetres put it", nullable=True),
         _real("similarity_after", "correlation with the template after registration", nullable=True),
