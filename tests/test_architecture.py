@@ -15,7 +15,7 @@ PACKAGE = ROOT / "relevance_assets"
 
 # A module may import from its own layer or a layer to the left.
 LAYERS = [
-    {"study", "files", "home", "precision"},
+    {"study", "files", "home", "precision", "usage"},
     {"configuration"},
     {"cohort", "imaging"},
     {"models"},

@@ -14,13 +14,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relevance_assets.assets.heat_maps import DIFFERENCE, SPACE, _brain, _masked, _transform, heat_map_stages
+from relevance_assets.assets.heat_maps import DIFFERENCE, _brain, _masked, _transform, heat_map_stages
 from relevance_assets.assets.stages import ALL, Stage, run_items, state_of
 from relevance_assets.assets.workspace import COMBINED, PLANTED, Workspace
 from relevance_assets.cohort.synthetic import synthesise
 from relevance_assets.cohort.synthetic.template import load_template
 from relevance_assets.evidence.heatmap import to_template
 from relevance_assets.files import sidecar, write_json
+from relevance_assets.home import TEMPLATE_SPACE
 from relevance_assets.imaging.displacement import read_displacement
 from relevance_assets.imaging.geometry import Geometry
 from relevance_assets.imaging.grid import Grid
@@ -111,7 +112,7 @@ def test_the_heat_maps_warp_brings_masks_onto_the_region(planted: Workspace) -> 
 def test_where_a_warp_is_looked_for(planted: Workspace) -> None:
     scan = scans_of(planted)[0]
     truth = planted.truth_path(scan, "any").parent
-    name = f"{scan}_from-T1w_to-{SPACE}_mode-image_xfm.nii.gz"
+    name = f"{scan}_from-T1w_to-{TEMPLATE_SPACE}_mode-image_xfm.nii.gz"
     assert _transform(planted, scan) == truth / name
     raw = planted.bids / truth.relative_to(planted.bids / "derivatives" / "truth") / name
     shutil.copy(truth / name, raw)
@@ -149,7 +150,9 @@ def fill(workspace: Workspace, edss: dict[str, float], warped: Collection[str] =
         save_volume(workspace.quantiles_path(scan, settings.method, settings.map), mask * 40, affine, np.uint8)
         if scan in warped:
             field = nib.Nifti1Image(np.zeros((*brain.shape, 1, 3), np.float32), affine)
-            nib.save(field, workspace.mask_path(scan).with_name(f"{scan}_from-T1w_to-{SPACE}_mode-image_xfm.nii.gz"))
+            nib.save(
+                field, workspace.mask_path(scan).with_name(f"{scan}_from-T1w_to-{TEMPLATE_SPACE}_mode-image_xfm.nii.gz")
+            )
         for asset in ("quantile_masks", "predictions"):
             row = {"asset": [asset], "item": [scan], "outcome": ["ok"], "fingerprint": ["f"], "result": ["r"]}
             workspace.write("runs", f"{asset}__{scan}", pl.DataFrame(row))

@@ -99,6 +99,15 @@ def _images(store: Store, study: str, images: tuple[str, ...]) -> None:
         }
         store.write("raw_scans", study, scan, raw)
         store.write("volumes", study, scan, pl.DataFrame([{**r, **quality} for r in rows]))
+        step = {
+            "step": "scale",
+            "done": True,
+            "note": "T1w by range",
+            "seconds": 0.1,
+            "cpu_seconds": 0.1,
+            "peak_mb": 9.0,
+        }
+        store.write("preparation_steps", study, scan, pl.DataFrame([{"scan": scan, "place": 1} | step]))
 
 
 def _models(store: Store, study: str, name: str, unseen: dict[str, float], binary: bool) -> None:
