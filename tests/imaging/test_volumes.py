@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +173,30 @@ def test_four_axes_two_axes_and_complex_numbers(write: Callable[..., Path]) -> N
     assert "3D image is needed" in refused(write(np.zeros((3, 3, 3, 2), np.float32), AFFINE))
     assert "3D image is needed" in refused(write(np.zeros((3, 3), np.float32), AFFINE))
     assert "real numbers" in refused(write(np.zeros((3, 3, 3), np.complex64), AFFINE))
+
+
+def test_a_header_with_any_bytes_is_refused_or_read_as_it_says(tmp_path: Path) -> None:
+    """Oracle of what is read: `struct`, at the places of the NIfTI-1 standard."""
+    rng, path, messages = np.random.default_rng(0), tmp_path / "a.nii", list[str]()
+    raw = nib.Nifti1Image(volume(), AFFINE).to_bytes()
+    for _ in range(400):
+        changed = bytearray(raw)
+        for place in rng.integers(0, 348, rng.integers(1, 4)):
+            changed[place] = rng.integers(256)
+        path.write_bytes(changed)
+        try:
+            found = read_image(path)
+        except ScanError as error:
+            messages.append(str(error))
+            continue
+        shape = struct.unpack_from("<3h", changed, 42)
+        sform_code, rows = struct.unpack_from("<h", changed, 254)[0], struct.unpack_from("<12f", changed, 280)
+        assert found.data.shape == shape
+        assert np.isfinite(found.data).all()
+        if sform_code > 0:
+            np.testing.assert_array_equal(found.affine[:3].ravel(), np.array(rows))
+    assert all(message.startswith(str(path)) and "\n" not in message for message in messages)
+    assert 10 < len(messages) < 300
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.EIO, OSError), (errno.EACCES, PermissionError)])
