@@ -90,7 +90,7 @@ def _participants(workspace: Workspace) -> Stage:
 
     return Stage(
         name="participants",
-        version="2",
+        version="3",
         description="Who takes part: participants.tsv and sessions.tsv joined to the scans found in the BIDS folder. "
         "Registers one partition per usable scan.",
         tables=("participants", "scans"),
@@ -151,7 +151,7 @@ def _raw_scans(workspace: Workspace) -> Stage:
 
     return Stage(
         name="raw_scans",
-        version="2",
+        version="3",
         description="Each scan's images as found: hash, shape, voxel size, orientation, unit, sidecar. Unreadable, "
         "non-finite or misshapen images stop here. The BIDS folder is never changed.",
         tables=("raw_scans",),

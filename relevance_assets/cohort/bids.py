@@ -228,7 +228,7 @@ def _match(
         elif len(hits) > 1:
             names = ", ".join(path.name for path in hits)
             found.problems.append(
-                f"{scan}: contrast {contrast.name} ({wanted}) is doubled: {names}; tell them apart by `entities`, "
+                f"{scan}: contrast {contrast.name} ({wanted}) is doubled: {names}; tell them apart by `entities` "
                 "or remove one"
             )
         elif _another_person(hits[0], bids, participant):

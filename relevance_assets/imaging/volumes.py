@@ -31,6 +31,7 @@ from relevance_assets.files import atomic_path
 __all__ = ["Image", "ScanError", "load_volume", "read_image", "save_volume"]
 
 MILLIMETRES = 2  # code of the spatial unit in a NIfTI header; 0 means that nothing is said
+LAST_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
 UNITS = {1: "metre", 2: "mm", 3: "micrometre"}
 GZIP = b"\x1f\x8b"
 DEFLATE_AT_MOST = 1033  # bytes that one byte of a gzip can hold (zlib's manual: 1032 to 1)
@@ -114,13 +115,10 @@ def read_image(path: Path) -> Image:
     OSError
         It may not be read, or the disk failed.
     """
-    with _one_line(path):
-        kind, raw = _content(path)
+    with _one_line(path), np.errstate(all="ignore"):  # what overflows is told below, with the file's name
+        kind, raw, affine = _content(path)
         image = kind.from_bytes(raw)
-        shape = _shape_3d(path, image.shape)
-        with np.errstate(over="ignore"):  # told below, with the file's name
-            data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-        affine = np.asarray(image.affine, dtype=np.float64)
+        data = np.asarray(image.dataobj, dtype=np.float32).reshape(_shape_3d(path, image.shape))
     if not np.isfinite(data).all():
         raise ScanError(
             f"{path}: {int((~np.isfinite(data)).sum())} voxels are NaN or infinite as scaled; repair the image"
@@ -128,8 +126,8 @@ def read_image(path: Path) -> Image:
     return Image(data, affine)
 
 
-def _content(path: Path) -> tuple[Any, bytes]:
-    """The class of the image, and the bytes of a file whose header has been checked."""
+def _content(path: Path) -> tuple[Any, bytes, np.ndarray]:
+    """The class of the image, the bytes of a file whose header has been checked, and the affine as written there."""
     _check_kind_of_file(path)
     with path.open("rb") as file:
         packed = file.read(2) == GZIP
@@ -139,7 +137,7 @@ def _content(path: Path) -> tuple[Any, bytes]:
         head = stream.read(540)
         kind = _image_class(path, head)
         header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)
-        _check_header(path, header)
+        affine = _check_header(path, header)
         length = _length(path, header)
         if length > size * (DEFLATE_AT_MOST if packed else 1):
             raise ScanError(f"{path}: truncated: the header needs {length} bytes, more than it can hold; copy it again")
@@ -149,7 +147,7 @@ def _content(path: Path) -> tuple[Any, bytes]:
         raise ScanError(f"{path}: truncated: {len(raw)} of {length} bytes; copy or export it again")
     if len(raw) > length:
         raise ScanError(f"{path}: holds more than the {length} bytes that its header says; export it again")
-    return kind, raw
+    return kind, raw, affine
 
 
 def _check_kind_of_file(path: Path) -> None:
@@ -187,8 +185,8 @@ def _length(path: Path, header: Any) -> int:
     return int(start) + voxels * int(header.get_data_dtype().itemsize)
 
 
-def _check_header(path: Path, header: Any) -> None:
-    """Checks on the header as written; nibabel mends some of these faults in silence when it loads."""
+def _check_header(path: Path, header: Any) -> np.ndarray:
+    """The affine of a header that passes; nibabel mends some of these faults in silence when it loads."""
     code = int(header["datatype"])
     kind = header.get_data_dtype().kind if code in nib.nifti1.data_type_codes.dtype else "?"
     if kind not in "iufb":
@@ -203,10 +201,15 @@ def _check_header(path: Path, header: Any) -> None:
     unit = int(header["xyzt_units"]) & 7
     if unit not in (0, MILLIMETRES):
         raise ScanError(f"{path}: voxel sizes are in {UNITS.get(unit, f'unit {unit}')}, not mm; convert the image")
-    if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
+    codes = [int(header["sform_code"]), int(header["qform_code"])]
+    if max(codes) > LAST_CODE or min(codes) < 0:
+        raise ScanError(f"{path}: sform and qform codes {codes} are not from 0 to {LAST_CODE}; correct the header")
+    if codes == [0, 0]:
         raise ScanError(f"{path}: no orientation (sform and qform codes are 0); set the affine in the header")
-    _check_affine(path, np.asarray(header.get_best_affine(), dtype=np.float64), sizes)
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    _check_affine(path, affine, sizes)
     _check_agreement(path, header)
+    return affine
 
 
 def _shape_3d(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -84,6 +84,52 @@ def test_a_file_on_its_way_is_a_change_of_now(bids: Path) -> None:
     assert "sub-A" in look(bids).changed_after(hidden.stat().st_ctime - 1e-3)
 
 
+def test_what_is_named_wrongly_changes_the_folder_but_no_scan(bids: Path) -> None:
+    """Else nobody would see that it was renamed or removed."""
+    put(bids / "sub-A b" / "anat" / "sub-A b_T1w.nii.gz")
+    put(bids / "sub-B" / "ses-1.5" / "anat" / "x.nii.gz")
+    for name in ("sub-A b", "sub-B/ses-1.5"):
+        before = look(bids)
+        shutil.rmtree(bids / name)
+        after = look(bids)
+        assert before.scans == after.scans
+        assert before.signature != after.signature
+
+
+def test_links_that_lead_back_end(bids: Path) -> None:
+    before = look(bids).scans
+    for folder in (bids / "sub-A", bids / "sub-A" / "anat", bids / "sub-B" / "ses-1" / "anat"):
+        for name, target in {"self": ".", "up": "../..", "twice": "twice", "disk": "/"}.items():
+            (folder / name).symlink_to(target)
+    after = look(bids).scans
+    assert list(after) == list(before)
+    assert after["sub-B_ses-2"].signature == before["sub-B_ses-2"].signature
+
+
+def test_content_that_git_annex_brings_is_a_change(bids: Path) -> None:
+    image = bids / "sub-A" / "anat" / "sub-A_FLAIR.nii.gz"
+    assert changed(bids, lambda: image.symlink_to("../../.git/annex/key")) == {"sub-A"}
+    assert changed(bids, lambda: put(bids / ".git" / "annex" / "key")) == {"sub-A"}
+    assert changed(bids, image.unlink) == {"sub-A"}
+
+
+def test_a_folder_that_may_not_be_read(bids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One person's is empty; the dataset's is an error, for it would look as if all had left."""
+    real = os.scandir
+
+    def listed(folder: str) -> object:
+        if str(folder) in closed:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    closed = {str(bids / "sub-A")}
+    assert list(look(bids).scans) == ["sub-B_ses-1", "sub-B_ses-2"]
+    closed = {str(bids)}
+    with pytest.raises(PermissionError):
+        look(bids)
+
+
 def test_what_is_not_there(bids: Path) -> None:
     assert look_at(bids, "sub-Z") == ""
     assert look_at(bids, "sub-A_ses-9") == ""

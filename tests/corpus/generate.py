@@ -168,6 +168,7 @@ def refused_images() -> Iterator[Case]:
     yield bad("singular", "zero determinant", image(B, srow_z=[0, 0, 0, 0]), "singular")
     yield bad("nanAffine", "NaN in the affine", image(B, srow_y=[0, np.nan, 0, 0]), "affine", "NaN")
     yield bad("nowhere", "neither sform nor qform", image(B, None), "no orientation")
+    yield bad("unknownCode", "an sform of code 99", image(B, sform_code=99), "codes [99, 1]", "correct the header")
     yield bad("negativeSize", "a negative voxel size", image(B, pixdim2=-4), "must be positive")
     yield bad("zeroSize", "a voxel size of 0", image(B, pixdim3=0), "must be positive")
     yield bad("micrometres", "the unit is µm", image(B, xyzt_units=3), "micrometre", "convert")
@@ -261,6 +262,11 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def visits(path: Path) -> None:
+    put(ZIP)(path)
+    os.mkfifo(path.parents[1] / f"{path.parents[1].name}_sessions.tsv")
+
+
 def sidecar(content: bytes | None) -> Write:
     def write(path: Path) -> None:
         put(ZIP)(path)
@@ -278,6 +284,7 @@ def files() -> Iterator[Case]:
 
     yield read("annex", "a link into .git/annex", annexed)
     yield read("elsewhere", "a person's folder on another disk", outside)
+    yield read("M" * 136, "the longest label", put(ZIP))
     yield read("loops", "links back to folders above, and to the disk", loops)
     yield Case("notFetched", "a link without content", "raw_scans", link_to("../../.git/none"), ("fetch its content",))
     yield Case("circle", "a link to itself", "raw_scans", link_to("sub-circle_T1w.nii.gz"), ("back to itself",))
@@ -339,6 +346,7 @@ def sidecars_and_rows() -> Iterator[Case]:
     yield json("deepJson", "100,000 brackets", b"[" * 100_000, "_T1w.json", "correct or remove")
     yield json("latinJson", "JSON that is not UTF-8", b'{"Name": "M\xfcller"}', "_T1w.json", "utf-8")
     yield json("unitsJson", "a unit that is a number", b'{"Units": 3}', "Units is 3")
+    yield json("hugeJson", "64 MiB of JSON", b"{}" + b" " * 2**26, "_T1w.json", "more than")
     yield json("pipeJson", "a FIFO", None, "_T1w.json", "no file")
     content = '\ufeff{"Units": "µm²/ms", "Name": "Zoë"}'.encode()
     yield Case("unicodeJson", "a byte order mark and Greek", "read", sidecar(content), (), B.astype(np.float32), AFFINE)
@@ -352,6 +360,7 @@ def sidecars_and_rows() -> Iterator[Case]:
     yield row("short", "a row without its last cells", ("2.5",), "line", "cells")
     yield row("noRow", "an image without a row", None, "no row in participants.tsv", "add it")
     yield row("noImage", "a row without an image", ("2.5", "40", ""), "no image", write=lambda path: None)
+    yield row("visits", "a pipe in place of sessions.tsv", ("2.5", "40", ""), "_sessions.tsv", "no file", write=visits)
     yield row("twice", "listed twice", ("2.5", "40", "\nsub-twice\t3\t41\t"), "listed 2 times")
     yield Case("../../etc", "a path for a label", "scans", lambda path: None, ("not sub-<label>",))
 

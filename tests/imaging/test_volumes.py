@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,3 +173,71 @@ def test_four_axes_two_axes_and_complex_numbers(write: Callable[..., Path]) -> N
     assert "3D image is needed" in refused(write(np.zeros((3, 3, 3, 2), np.float32), AFFINE))
     assert "3D image is needed" in refused(write(np.zeros((3, 3), np.float32), AFFINE))
     assert "real numbers" in refused(write(np.zeros((3, 3, 3), np.complex64), AFFINE))
+
+
+def test_a_header_with_any_bytes_is_refused_or_read_as_it_says(tmp_path: Path) -> None:
+    """Oracle of what is read: `struct`, at the places of the NIfTI-1 standard."""
+    rng, path, messages = np.random.default_rng(0), tmp_path / "a.nii", list[str]()
+    raw = nib.Nifti1Image(volume(), AFFINE).to_bytes()
+    for _ in range(400):
+        changed = bytearray(raw)
+        for place in rng.integers(0, 348, rng.integers(1, 4)):
+            changed[place] = rng.integers(256)
+        path.write_bytes(changed)
+        try:
+            found = read_image(path)
+        except ScanError as error:
+            messages.append(str(error))
+            continue
+        shape = struct.unpack_from("<3h", changed, 42)
+        sform_code, rows = struct.unpack_from("<h", changed, 254)[0], struct.unpack_from("<12f", changed, 280)
+        assert found.data.shape == shape
+        assert np.isfinite(found.data).all()
+        if sform_code > 0:
+            np.testing.assert_array_equal(found.affine[:3].ravel(), np.array(rows))
+    assert all(message.startswith(str(path)) and "\n" not in message for message in messages)
+    assert 10 < len(messages) < 300
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.EIO, OSError), (errno.EACCES, PermissionError)])
+def test_what_may_pass_is_not_the_file_s_fault(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, number: int, kind: type[OSError]
+) -> None:
+    """A disk that fails, or no permission, is an OSError that names the file: it is tried again."""
+    path = write(volume(), AFFINE)
+
+    def fails(*_: object) -> None:
+        raise OSError(number, "said by the system")
+
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(kind, match=r"image\.nii\.gz"):
+        read_image(path)
+
+
+def test_limits_are_where_they_are_said_to_be(write: Callable[..., Path]) -> None:
+    """At each limit: just inside is read, just outside is not."""
+
+    def forms(shift: float) -> Callable[[nib.Nifti1Header], None]:
+        def change(header: nib.Nifti1Header) -> None:
+            qform = AFFINE.copy()
+            qform[0, 3] += shift
+            header.set_sform(AFFINE, code=1)
+            header.set_qform(qform, code=1)
+
+        return change
+
+    def sheared(cosine: float) -> Callable[[nib.Nifti1Header], None]:
+        def change(header: nib.Nifti1Header) -> None:
+            affine = AFFINE.copy()
+            affine[:3, 1] = 2 * np.array([-cosine, np.sqrt(1 - cosine**2), 0])
+            header.set_sform(affine, code=2)
+
+        return change
+
+    for change in (forms(0.49), sheared(0.9e-3)):
+        read_image(rewrite(write(volume(), AFFINE), change))
+    assert "apart" in refused(rewrite(write(volume(), AFFINE), forms(0.51)))
+    assert "sheared" in refused(rewrite(write(volume(), AFFINE), sheared(1.1e-3)))
+    for size, said in ((0.051, None), (0.049, "unit"), (29.9, None), (30.1, "unit")):
+        path = write(volume(), np.diag([size, size, size, 1]))
+        assert read_image(path) if said is None else said in refused(path)
