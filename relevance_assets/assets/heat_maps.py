@@ -243,17 +243,20 @@ def _warp(workspace: Workspace, scan: str, grid: Grid) -> Callable[[np.ndarray],
     geometry = geometry_of(workspace, scan)
     if geometry.in_template:
         return np.eye(4)
+    there, way_back, matrix = workspace.alignment_paths(scan)
     path = _transform(workspace, scan)
     if path is None:
         return None
-    if path.suffix == ".txt":
+    if path == matrix:
         return geometry.moved @ np.linalg.inv(read_affine(path))
-    ours = path.parent == workspace.mask_path(scan).parent  # on a grid of its own; others could be of either direction
-    field = read_displacement(path, None if ours else geometry.native)
-    try:
-        back = inverse(field, axis_aligned(grid, (INVERSE_MM, INVERSE_MM, INVERSE_MM)))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    if path == there:
+        back = read_displacement(way_back)
+    else:
+        field = read_displacement(path, geometry.native)
+        try:
+            back = inverse(field, axis_aligned(grid, (INVERSE_MM, INVERSE_MM, INVERSE_MM)))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     return lambda points: move(geometry.moved, back(points))
 
 

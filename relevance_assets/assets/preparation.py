@@ -53,11 +53,13 @@ def prepared_volumes(workspace: Workspace) -> Stage:
         from relevance_assets.assets.metadata import mosaic
         from relevance_assets.imaging.limits import check
         from relevance_assets.imaging.recipe import prepare
+        from relevance_assets.report.figures_preparation import preparation_figure
 
         raw = workspace.read("raw_scans", scan)
         sources, hashes = (dict(raw.select("image", column).iter_rows()) for column in ("path", "sha256"))
         paths = [workspace.bids / sources[contrast.name] for contrast in study.contrasts]
         prepared = prepare(paths, study.contrasts, study.preparation, _visits(workspace, scan, visits(scan), halfway))
+        preparation_figure(prepared, scan, workspace.scan_figure_path(scan, "preparation"))
         check(prepared.quality, study.quality.fail, paths[0])
         about = {
             "SkullStripped": True,
@@ -146,43 +148,44 @@ def _write_mask(
     from relevance_assets.imaging.volumes import save_volume
 
     mask = workspace.mask_path(scan)
-    way = _write_alignment(workspace, scan, prepared, sources, about)
+    ways = _write_alignment(workspace, scan, prepared, sources, about)
     save_volume(mask, prepared.mask.astype("uint8"), prepared.affine)
     content = {
         "Type": "Brain",
-        "Geometry": prepared.geometry.to_dict(way.name if way else ""),
+        "Geometry": prepared.geometry.to_dict(*(way.name for way in ways)),
         "Sources": [f"bids:raw:{source}" for source in sources.values()],
     }
     write_json(sidecar(mask), about | content)
-    return fingerprint(sha256(mask), sha256(way) if way else None)
+    return fingerprint(sha256(mask), *map(sha256, ways))
 
 
 def _write_alignment(
     workspace: Workspace, scan: str, prepared: Prepared, sources: dict[str, str], about: dict[str, Any]
-) -> Path | None:
-    """The file that leads from the first contrast's file to the template; none where the scan lies there already."""
+) -> list[Path]:
+    """The files that lead from the first contrast's file to the template and back; none where it lies there already."""
     import numpy as np
 
     from relevance_assets.imaging.displacement import write_displacement
     from relevance_assets.imaging.transforms import write_affine
 
-    first, alignment = workspace.study.contrasts[0], prepared.alignment
-    for old in workspace.alignment_paths(scan, first):
-        old.unlink(missing_ok=True)  # of another recipe
+    alignment, source = prepared.alignment, f"bids:raw:{sources[workspace.study.contrasts[0].name]}"
+    there, back, matrix = workspace.alignment_paths(scan)
+    for old in (there, back, matrix):  # of another recipe
+        old.unlink(missing_ok=True)
+        sidecar(old).unlink(missing_ok=True)
     if alignment is None or np.array_equal(alignment.matrix, np.eye(4)):
-        return None
-    field, matrix = workspace.alignment_paths(scan, first)
-    if alignment.forward:
-        write_displacement(field, alignment.forward)
+        return []
+    if alignment.forward and alignment.back:
+        write_displacement(there, alignment.forward)
+        write_displacement(back, alignment.back)
+        said = {
+            there: f"A point of the source (mm, RAS+) plus its displacement is its place in {TEMPLATE_SPACE}.",
+            back: f"A point of {TEMPLATE_SPACE} (mm, RAS+) plus its displacement is its place in the source.",
+        }
     else:
         write_affine(matrix, alignment.matrix)
-    path = field if alignment.forward else matrix
-    content = {
-        "Description": f"A point of {sources[first.name]}, in mm (RAS+), to its place in {TEMPLATE_SPACE}"
-        + (": position plus displacement." if alignment.forward else ": an ITK affine transform (LPS)."),
-        "FromFile": f"bids:raw:{sources[first.name]}",
-        "Units": "mm",
-    }
-    keys = ("Recipe", "Seed", "Software")
-    write_json(sidecar(path), content | {key: about[key] for key in keys})
-    return path
+        said = {matrix: f"ITK affine transform (LPS): points of the source to {TEMPLATE_SPACE}."}
+    shared = {key: about[key] for key in ("Recipe", "Seed", "Software")} | {"Sources": [source], "Units": "mm"}
+    for path, words in said.items():
+        write_json(sidecar(path), {"Description": words} | shared)
+    return list(said)

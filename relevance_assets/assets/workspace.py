@@ -195,11 +195,12 @@ class Workspace:
         """A figure of one scan."""
         return self.home.derivatives(self.study.name) / "figures" / scan / f"{check_scan(scan)}_{name}.png"
 
-    def alignment_paths(self, scan: str, contrast: Contrast) -> tuple[Path, Path]:
-        """Where the way from a contrast's file to the template is, as a field or as a matrix."""
-        folder = self.mask_path(scan).parent
-        stem = f"{scan}_from-{contrast.name}_to-{TEMPLATE_SPACE}_mode-image_xfm"
-        return folder / f"{stem}.nii.gz", folder / f"{stem}.txt"
+    def alignment_paths(self, scan: str) -> tuple[Path, Path, Path]:
+        """The way from the first contrast's file to the template: as a field, its way back, or as a matrix."""
+        folder, name = self.mask_path(scan).parent, self.study.contrasts[0].name
+        there = folder / f"{scan}_from-{name}_to-{TEMPLATE_SPACE}_mode-image_xfm.nii.gz"
+        back = folder / f"{scan}_from-{TEMPLATE_SPACE}_to-{name}_mode-image_xfm.nii.gz"
+        return there, back, there.with_name(there.name.replace(".nii.gz", ".txt"))
 
     def _image(self, scan: str, name: str) -> Path:
         return self.home.image(self.study.name, scan, name)

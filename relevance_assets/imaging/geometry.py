@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from relevance_assets.imaging.displacement import Displacement, inverse, move, read_displacement
+from relevance_assets.imaging.displacement import Displacement, move, read_displacement
 from relevance_assets.imaging.grid import Grid, copy_between, resample
-from relevance_assets.imaging.template import template
 from relevance_assets.imaging.transforms import pull
 from relevance_assets.imaging.volumes import ScanError, read_image
 
@@ -32,25 +30,16 @@ class Alignment:
     ----------
     matrix : ndarray (4, 4)
         The affine way from the scan to the template; all of it where there are no fields.
-    forward : Displacement or None
-        Scan to template, the affine included.
-    found_back : Displacement or None
-        Template to scan as a registration found it; without it, `forward` is inverted.
+    forward, back : Displacement or None
+        Scan to template and template to scan, the affine included; both or none.
     jacobian : (float, float)
         Least and greatest local change of volume from the template to the scan.
     """
 
     matrix: np.ndarray
     forward: Displacement | None = None
-    found_back: Displacement | None = None
+    back: Displacement | None = None
     jacobian: tuple[float, float] | None = None
-
-    @cached_property
-    def back(self) -> Displacement | None:
-        """Template to scan, the affine included; None where the affine is all."""
-        if self.forward is None or self.found_back is not None:
-            return self.found_back
-        return inverse(self.forward, template().grid)
 
     def to_template(self, points: np.ndarray) -> np.ndarray:
         """Points of the scan, (n, 3), in the template."""
@@ -95,13 +84,13 @@ class Geometry:
         """Any grid of the native space where the scan was moved to."""
         return Grid(grid.shape, self.moved @ grid.affine)
 
-    def to_dict(self, forward: str = "") -> dict[str, Any]:
+    def to_dict(self, forward: str = "", back: str = "") -> dict[str, Any]:
         """As JSON can hold it; `from_dict` gives back the same numbers.
 
         Parameters
         ----------
-        forward
-            Name of the file, beside the JSON's own, that holds the field of `alignment`.
+        forward, back
+            Names of the files, beside the JSON's own, that hold the fields of `alignment`.
         """
         content: dict[str, Any] = {
             "NativeShape": list(self.native.shape),
@@ -113,7 +102,7 @@ class Geometry:
             "InTemplate": self.in_template,
         }
         if self.alignment:
-            content |= {"Affine": self.alignment.matrix.tolist(), "Forward": forward}
+            content |= {"Affine": self.alignment.matrix.tolist(), "Forward": forward, "Back": back}
         return content
 
     @classmethod
@@ -133,8 +122,8 @@ class Geometry:
             moved = np.array(content.get("Moved", np.eye(4)), dtype=np.float64)  # older sidecars have no such key
             alignment = None
             if "Affine" in content:
-                field = read_displacement((folder or Path()) / content["Forward"])
-                alignment = Alignment(np.array(content["Affine"], dtype=np.float64), field)
+                forward, back = (read_displacement((folder or Path()) / content[key]) for key in ("Forward", "Back"))
+                alignment = Alignment(np.array(content["Affine"], dtype=np.float64), forward, back)
             there = bool(content.get("InTemplate", False))
             return cls(native, prepared, bool(content["Resampled"]), moved, alignment, there)
         except KeyError as error:

@@ -18,11 +18,13 @@ import numpy as np
 from relevance_assets import study
 from relevance_assets.imaging import steps
 from relevance_assets.imaging.alignment import on_native_grid
+from relevance_assets.imaging.displacement import move, sampled
 from relevance_assets.imaging.geometry import Alignment, Geometry
 from relevance_assets.imaging.grid import Grid
 from relevance_assets.imaging.intensity import scale
 from relevance_assets.imaging.quality import volume_row
 from relevance_assets.imaging.steps import NEEDLESS, Layers, Visits, read_layers
+from relevance_assets.imaging.template import template
 from relevance_assets.imaging.volumes import Image
 from relevance_assets.usage import peak_mb
 
@@ -173,5 +175,8 @@ def _from_native(layers: Layers, native: Grid) -> Alignment | None:
     matrix = layers.alignment.matrix @ layers.moves[0]
     if layers.alignment.forward is None:
         return Alignment(matrix)
-    field = on_native_grid(layers.alignment, native, layers.moves[0], FIELD_MM)
-    return Alignment(matrix, field, jacobian=layers.alignment.jacobian)
+    forward = on_native_grid(layers.alignment, native, layers.moves[0], FIELD_MM)
+    back, unmoved = layers.alignment.to_scan, np.linalg.inv(layers.moves[0])
+    return Alignment(
+        matrix, forward, sampled(lambda p: move(unmoved, back(p)), template().grid), layers.alignment.jacobian
+    )

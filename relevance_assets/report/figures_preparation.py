@@ -16,7 +16,6 @@ from nibabel.affines import obliquity, voxel_sizes
 from scipy import ndimage
 
 from relevance_assets.files import atomic_path
-from relevance_assets.imaging.displacement import inverse
 from relevance_assets.imaging.geometry import Alignment, to_native
 from relevance_assets.imaging.grid import Grid, canonical, moved
 from relevance_assets.report.drawing import (
@@ -155,12 +154,12 @@ def _contrasts(prepared: Prepared) -> Iterator[tuple[str, list[_Plane]]]:
 
 def _registration(before: Any, alignment: Alignment, window: tuple[float, float]) -> list[np.ndarray]:
     """The scan on the template's planes: by its own millimetres, and by what registration found."""
-    from relevance_assets.imaging.template import load_template
+    from relevance_assets.imaging.template import template
 
-    template = load_template()
-    around = _around(template.mask, template.grid.affine)
-    mask, white = template.mask[around], template.white[around]
-    grid = moved(template.grid, (around[0].start, around[1].start, around[2].start), mask.shape)
+    space = template()
+    around = _around(space.brain, space.grid.affine)
+    mask, white = space.brain[around], space.white[around]
+    grid = moved(space.grid, (around[0].start, around[1].start, around[2].start), mask.shape)
     to_voxels = np.linalg.inv(before.affine)
     shown = [(axis, mm) for axis in AXES for mm in TEMPLATE_MM[axis]]
     sections = []
@@ -169,7 +168,7 @@ def _registration(before: Any, alignment: Alignment, window: tuple[float, float]
         for axis, mm in shown:
             index = round((mm - grid.affine[axis, 3]) / grid.affine[axis, axis])
             one = _one_plane(grid, axis, index)
-            points = _to_scan(alignment, one) if registered else _points(one)
+            points = alignment.to_scan(_points(one)) if registered else _points(one)
             voxels = to_voxels[:3, :3] @ points.T + to_voxels[:3, 3:]
             values = ndimage.map_coordinates(before.data, voxels, order=1, output=np.float32)
             smooth = ndimage.gaussian_filter(_across(white, axis, index), 1) > 0.5  # thin strands hide the image
@@ -180,19 +179,6 @@ def _registration(before: Any, alignment: Alignment, window: tuple[float, float]
         rows = _rows(planes, window, REGISTERED)
         sections.append(below([text(name, 13), text("in the template's space", 11), said, *rows], 3))
     return sections
-
-
-def _to_scan(alignment: Alignment, plane: Grid) -> np.ndarray:
-    """Points of a plane of the template in the scan, (n, 3).
-
-    A stored field leads from the scan to the template: it is inverted only for what is shown, on a coarser grid.
-    """
-    if alignment.forward is None or alignment.found_back is not None:
-        return alignment.to_scan(_points(plane))
-    shape = [max(1, round(n * size / COARSE_MM)) for n, size in zip(plane.shape, plane.voxel_sizes_mm, strict=True)]
-    steps = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(plane.shape, shape, strict=True)]
-    coarse = Grid((shape[0], shape[1], shape[2]), plane.affine @ np.diag([*steps, 1.0]))
-    return inverse(alignment.forward, coarse)(_points(plane))
 
 
 def _voxels(mask: np.ndarray) -> np.ndarray:
