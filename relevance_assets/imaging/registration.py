@@ -39,6 +39,7 @@ ITERATIONS = "100x50x10"  # from a quarter of the resolution to the full one
 SEARCH = "-search 200 12 15"  # tries; standard deviations of the random rotation (degrees) and shift (mm)
 METRICS = re.compile(r"SSD|MI|NMI|W?NCC [1-9]\d*(x[1-9]\d*x[1-9]\d*)?")
 SHORTEST_AXIS = 8  # voxels; of fewer nothing is left at a quarter of the resolution
+DECIMALS = 9  # of rigid matrices: the last bit of LAPACK's results depends on where arrays lie in memory
 RIGID = 1e-6  # a rotation's matrix may be this far from orthogonal
 _LPS = np.diag([-1.0, -1.0, 1.0])  # ITK's axes run to left, posterior, superior
 _STDOUT = threading.Lock()
@@ -124,11 +125,11 @@ def _linear(
 
 
 def _nearest_rigid(matrix: np.ndarray) -> np.ndarray:
-    """The rotation nearest to a matrix, with its shift: what is left of rounding goes."""
+    """The rotation nearest to a matrix, with its shift, to `DECIMALS`."""
     left, _, right = np.linalg.svd(_checked_matrix(matrix)[:3, :3])
     result = np.array(matrix, dtype=np.float64)
     result[:3, :3] = left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right
-    return result
+    return np.round(result, DECIMALS) + 0.0  # no negative zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +143,10 @@ class Deformation:
     to_fixed : Displacement
         The way back, over the field of view of the moving image, in voxels of the fixed image's sizes along RAS+.
     jacobian : (float, float)
-        Least and greatest determinant of `to_moving` in the mask: volume in `moving` per volume in `fixed`.
+        Least and greatest determinant of `to_moving` where it is judged: volume in `moving` per volume in `fixed`.
     round_trip_mm : (float, float)
-        How far from where they began the mask's points end, there and back: median and 99th percentile of the distance.
+        How far from where they began points end, there and back: median and greatest distance, of those where the
+        field is judged that `moving` shows.
     """
 
     to_moving: Displacement
@@ -173,7 +175,8 @@ def deformable(
     sigmas : (str, str)
         Width of the Gaussians that smooth each update and the whole field, in `vox` or `mm`.
     fixed_mask : (x, y, z) of `fixed`, optional
-        Where the images are compared and the field is judged; without it that is all of `fixed`.
+        Where the images are compared and the field is judged. Without it the images are compared everywhere, and the
+        field is judged where `fixed` is brighter than its mean: in an empty background it means nothing.
 
     Raises
     ------
@@ -194,22 +197,27 @@ def deformable(
     to_moving = sampled(lambda points: move(start, warp(points)), grid)
     cover = axis_aligned(Grid(_shape(moving), moving.affine), grid.voxel_sizes_mm)
     to_fixed = sampled(lambda points: unwarp(move(np.linalg.inv(start), points)), cover)
-    inside = np.ones(grid.shape, bool) if fixed_mask is None else fixed_mask > 0
+    inside = fixed.data > fixed.data.mean() if fixed_mask is None else fixed_mask > 0
     determinants = jacobian(to_moving)[inside]
     if not determinants.min() > 0:
         raise ValueError(
             f"the registration folds: the Jacobian is {determinants.min():.3g} at its least; smooth more (sigmas)"
         )
     points = move(grid.affine, np.argwhere(inside))
-    typical, most = np.percentile(np.linalg.norm(to_fixed(to_moving(points)) - points, axis=1), [50, 99])
-    if most > max(grid.voxel_sizes_mm) / 2:  # single points at the steepest places miss by a voxel
-        raise ValueError(f"the way back misses by {most:.2g} mm in 1 % of the brain; smooth the field more (sigmas)")
+    there = to_moving(points)
+    place = move(np.linalg.inv(moving.affine), there)
+    seen = ((place >= 0) & (place <= np.array(moving.data.shape) - 1)).all(axis=1)
+    if not seen.any():
+        raise ValueError("the registration led out of the moving image; do the images show the same part of the body?")
+    missed = np.linalg.norm(to_fixed(there[seen]) - points[seen], axis=1)
+    if np.percentile(missed, 99) > max(grid.voxel_sizes_mm) / 2:  # at the steepest places single points miss by more
+        raise ValueError(f"the way back misses by up to {missed.max():.2g} mm; smooth the field more (sigmas)")
     ends = (float(determinants.min()), float(determinants.max()))
-    return Deformation(to_moving, to_fixed, ends, (float(typical), float(most)))
+    return Deformation(to_moving, to_fixed, ends, (float(np.median(missed)), float(missed.max())))
 
 
 def _shape(image: Image) -> tuple[int, int, int]:
-    return image.data.shape  # type: ignore[return-value]
+    return image.data.shape
 
 
 def halfway(
@@ -218,6 +226,7 @@ def halfway(
     masks: Sequence[np.ndarray] | None = None,
     metric: str = "NMI",
     search: bool = False,
+    iterations: str = ITERATIONS,
     threads: int = 1,
 ) -> list[np.ndarray]:
     """The rigid space midway between the visits of one person, so that no visit is interpolated more than another.
@@ -244,11 +253,11 @@ def halfway(
     """
     if not images or (masks is not None and len(masks) != len(images)):
         raise ValueError("half-way space needs an image per visit, and a mask per image or none")
-    given = list(zip(images, masks or [None] * len(images), strict=True))
+    given = [(image, masks[number] if masks else None) for number, image in enumerate(images)]
     keys = [_digest(*visit) for visit in given]
     visits = [visit for _, visit in sorted(dict(zip(keys, given, strict=True)).items())]
     n = len(visits)
-    how: dict[str, Any] = {"metric": metric, "search": search, "threads": threads}
+    how: dict[str, Any] = {"metric": metric, "search": search, "iterations": iterations, "threads": threads}
     there = {
         (i, j): rigid(visits[i][0], visits[j][0], fixed_mask=visits[i][1], **how)
         for i in range(n)

@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 Mapping: TypeAlias = np.ndarray | Callable[[np.ndarray], np.ndarray]
+EQUAL = 1e-6  # shares of a voxel that differ by less are a tie
+SPLINE_MARGIN = 12  # voxels
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's points run to left, posterior, superior
 
 
@@ -132,37 +134,55 @@ def pull(
         values = ndimage.gaussian_filter(np.asarray(values, dtype=np.float32), sigma, mode="nearest")
     elif order:
         values = np.asarray(values, dtype=np.float32)
-    coefficients = ndimage.spline_filter(values, order, output=np.float32, mode="nearest") if order > 1 else values
-    result = np.zeros(target.shape, dtype=values.dtype)
+    result, shift = np.zeros(target.shape, dtype=values.dtype), TIE if order == 0 else 0.0
+    if order > 1:  # once for all layers, with the margin that scipy itself takes
+        values, shift = np.pad(values, SPLINE_MARGIN, mode="edge"), float(SPLINE_MARGIN)
+        values = ndimage.spline_filter(values, order, mode="nearest")
     for layers, place, outside in _places(source, target, mapping):
-        place = place + TIE if order == 0 else place
-        found = ndimage.map_coordinates(coefficients, place, order=order, mode="nearest", prefilter=False)
+        found = ndimage.map_coordinates(values, place + shift, order=order, mode="nearest", prefilter=False)
         result[layers] = np.where(outside, 0, found).reshape(result[layers].shape)
     return result
 
 
 def pull_labels(labels: np.ndarray, source: Grid, target: Grid, mapping: Mapping) -> np.ndarray:
-    """Labels at the voxel centres of `target`: each label is interpolated linearly as a mask, the greatest share wins.
+    """Labels at the voxel centres of `target`: each is interpolated linearly as a mask, the greatest share wins.
 
-    Smoother borders than nearest neighbour, and small structures keep their volume better, while a label never turns
-    into another one between two. greedy's label mode is the same with a Gaussian; this one follows any mapping.
-    Equal shares go to the smaller label, background (0) included. Nothing is smoothed before.
+    For a target of smaller voxels than the source's: its borders come out smooth, and no label turns into another one
+    that lies between the two. Otherwise take `pull` with order 0: at equal voxel sizes linear shares wear small
+    structures down. (Ellipsoids of 110 to 1,000 mm³ there and back at 2 mm: Dice 0.975 by nearest neighbour, 0.945
+    when the way back is by shares; back from 2 mm to 1 mm 0.831 and 0.883.) greedy's label mode does as this function
+    does, with a Gaussian whose width must be chosen, and follows its own transforms only.
+
+    Parameters
+    ----------
+    labels : (x, y, z) on `source`, whole numbers, 0 is background
+        Background is what no label fills, and wins a tie; then the smaller label.
+    mapping : matrix or callable
+        Points of the target to points of the source, mm.
 
     Returns
     -------
-    (x, y, z) on `target`, the type of `labels`; 0 outside
+    (x, y, z) on `target`, the type of `labels`; 0 outside the source's field of view
     """
     _check_shape(labels, source)
+    present, numbers = np.unique(labels, return_inverse=True)
+    boxes = ndimage.find_objects(numbers.reshape(labels.shape) + 1)
     result = np.zeros(target.shape, dtype=labels.dtype)
-    present = np.unique(labels)
     for layers, place, outside in _places(source, target, mapping):
-        best, winner = np.zeros(len(outside)), np.zeros(len(outside), dtype=labels.dtype)
-        for label in present:
-            mask = (labels == label).astype(np.float64)
-            share = ndimage.map_coordinates(mask, place, order=1, mode="nearest")
-            more = share > best + 1e-9
+        best, filled, winner = (np.zeros(len(outside), dtype=kind) for kind in (float, float, labels.dtype))
+        for label, box in zip(present, boxes, strict=True):
+            if label == 0:
+                continue
+            low, high = np.array([(part.start - 1, part.stop) for part in box]).T[:, :, None]
+            near = ((place > low) & (place < high)).all(axis=0) & ~outside
+            mask = (labels == label).astype(np.float32)
+            share = np.zeros(len(outside))
+            share[near] = ndimage.map_coordinates(mask, place[:, near], output=np.float64, order=1, mode="nearest")
+            more = share > best + EQUAL
             best[more], winner[more] = share[more], label
-        result[layers] = np.where(outside, 0, winner).reshape(result[layers].shape)
+            filled += share
+        winner[1 - filled > best - EQUAL] = 0
+        result[layers] = winner.reshape(result[layers].shape)
     return result
 
 
@@ -170,7 +190,7 @@ def pull_density(values: np.ndarray, source: Grid, target: Grid, mapping: Mappin
     """A relevance map moved so that its sum stays: what a target voxel holds is what lies in it in the source.
 
     The source is read as a density (value per mm³, linear between voxel centres), which the change of volume |det J|
-    of the mapping takes to the target. A target voxel's integral is the mean over points inside it, at most half a
+    of the mapping takes to the target. A target voxel's integral is the mean over points inside it, about half a
     source voxel apart. Where both grids share their voxels nothing is interpolated, and the result is exact.
 
     Parameters
@@ -182,8 +202,9 @@ def pull_density(values: np.ndarray, source: Grid, target: Grid, mapping: Mappin
 
     Returns
     -------
-    (x, y, z) on `target`, float32. The sum is kept within about 1 % where everything lies in both fields of view;
-    a single voxel's alone, within a few per cent.
+    (x, y, z) on `target`, float32. The sum is kept within 1 % where everything lies in both fields of view; that of
+    a single voxel alone within a few per cent. A map whose positive and negative relevance cancel keeps its sum in
+    proportion to the sum of their sizes.
     """
     _check_shape(values, source)
     if isinstance(mapping, np.ndarray):
@@ -191,25 +212,45 @@ def pull_density(values: np.ndarray, source: Grid, target: Grid, mapping: Mappin
             return copy_between(values, Grid(source.shape, np.linalg.inv(mapping) @ source.affine), target)
         except ValueError:
             pass  # the voxels do not coincide
-    density = np.asarray(values, dtype=np.float64)
-    field = sampled(lambda points: apply(mapping, points), target)
-    slopes = derivative(field)
-    to_source = np.linalg.inv(source.affine)
-    usual = to_source[:3, :3] @ np.median(slopes, axis=(0, 1, 2)) @ target.affine[:3, :3]  # source per target voxel
-    per_axis = np.maximum(1, np.ceil(2 * np.abs(usual).max(axis=0))).astype(int)
-    places = [(np.arange(n) + 0.5) / n - 0.5 for n in per_axis]
-    within = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, 3)
-    result = np.empty(target.shape, dtype=np.float64)
-    for layer in range(target.shape[0]):
-        indices = np.indices((1, *target.shape[1:])).reshape(3, -1).T + np.array([layer, 0, 0])
-        here = move(target.affine, indices) + field.values[layer].reshape(-1, 3)
-        centre = move(to_source, here)
-        step = to_source[:3, :3] @ slopes[layer].reshape(-1, 3, 3) @ target.affine[:3, :3]
+    result = np.empty(target.shape, dtype=np.float32)
+    for layers, centre, step, within in _cells(source, target, mapping):
         total = np.zeros(len(centre))
         for offset in within:
-            total += ndimage.map_coordinates(density, (centre + step @ offset).T, order=1, mode="constant")
-        result[layer] = (total / len(within) * np.abs(np.linalg.det(step))).reshape(result[layer].shape)
-    return result.astype(np.float32)
+            place = (centre + step @ offset).T
+            total += ndimage.map_coordinates(values, place, output=np.float64, order=1, mode="constant")
+        total *= np.abs(np.linalg.det(step)) / len(within)
+        result[layers] = total.reshape(result[layers].shape)
+    return result
+
+
+def _cells(source: Grid, target: Grid, mapping: Mapping) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+    """Target voxels as they lie in the source, in its voxels, some layers at a time.
+
+    Yields
+    ------
+    layers : slice of the target's first axis
+    centre : (n, 3)
+    step : (n, 3, 3)
+        Matrix that takes target voxels to source voxels there.
+    within : (m, 3)
+        Points of a target voxel, in target voxels from its centre, about half a source voxel apart.
+    """
+    field = sampled(lambda points: apply(mapping, points), target)
+    slopes, to_source = derivative(field), np.linalg.inv(source.affine)
+    usual = to_source[:3, :3] @ np.median(slopes, axis=(0, 1, 2)) @ target.affine[:3, :3]
+    per_axis = np.maximum(1, np.rint(2 * np.linalg.norm(usual, axis=0))).astype(int)
+    places = [(np.arange(n) + 0.5) / n - 0.5 for n in per_axis]
+    within = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, 3)
+    for start, points in slabs(target):
+        layers = slice(start, start + len(points) // (target.shape[1] * target.shape[2]))
+        centre = move(to_source, points + field.values[layers].reshape(-1, 3))
+        yield layers, centre, to_source[:3, :3] @ slopes[layers].reshape(-1, 3, 3) @ target.affine[:3, :3], within
+
+
+def _outside(place: np.ndarray, source: Grid) -> np.ndarray:
+    """Which places (n, 3), in source voxels, lie outside its field of view; NaN does."""
+    inside = ((place >= -0.5 - TIE) & (place <= np.array(source.shape) - 0.5 + TIE)).all(axis=1)
+    return np.logical_not(inside)
 
 
 def _check_shape(values: np.ndarray, source: Grid) -> None:
@@ -220,11 +261,10 @@ def _check_shape(values: np.ndarray, source: Grid) -> None:
 def _places(source: Grid, target: Grid, mapping: Mapping) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Layers of the target, where their centres lie in source voxels (3, n), which lie outside the field of view."""
     to_source = np.linalg.inv(source.affine)
-    last = np.array(source.shape)[:, None] - 0.5 + TIE
     for start, points in slabs(target):
-        place = move(to_source, apply(mapping, points)).T
-        outside = ~((place >= -0.5 - TIE) & (place <= last)).all(axis=0)  # NaN is outside
-        yield slice(start, start + len(points) // (target.shape[1] * target.shape[2])), place, outside
+        place = move(to_source, apply(mapping, points))
+        layers = slice(start, start + len(points) // (target.shape[1] * target.shape[2]))
+        yield layers, place.T, _outside(place, source)
 
 
 def _affine_part(mapping: Mapping, grid: Grid) -> np.ndarray:
