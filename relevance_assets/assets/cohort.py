@@ -62,8 +62,9 @@ def _participants(workspace: Workspace) -> Stage:
         from relevance_assets.cohort.participants import cohort_table, participants_table, read_participants
 
         late = held_back(workspace.folder())
+        scans = index_scans(workspace.bids, study.contrasts)
         people = read_participants(workspace.bids)
-        frame = cohort_table(study, index_scans(workspace.bids, study.contrasts), people)
+        frame = cohort_table(study, scans, people)
         frame = frame.filter(~pl.col("scan").is_in(sorted(late)))
         counts = dict(frame.group_by("status").len().iter_rows())
         known = set(workspace.known_scans()["scan"])
