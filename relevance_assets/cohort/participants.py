@@ -161,7 +161,7 @@ def _read_tsv(path: Path, key: str) -> tuple[list[dict[str, str | None]], dict[s
         while len(line) > len(header) and not line[-1]:
             line.pop()
         name = line[place] if place < len(line) and line[place] not in NOT_AVAILABLE else ""
-        where = f"{path.name} line {number}"
+        where = f"{path.name}/line {number}"
         if not name:
             faults[where] = f"{path}: line {number} has no {key}; correct it"
         elif len(line) != len(header):
@@ -194,8 +194,7 @@ def cohort_table(study: Study, scans: Mapping[str, ScanFiles], participants: Par
     Returns
     -------
     DataFrame, sorted by scan
-        People who are listed without an image have a row, too, `scan` being their participant_id. What can be no
-        scan (`ScanFiles.scan`) has one without a person's values.
+        People who are listed without an image have a row, too, and what can be no scan; there `scan` has a '/'.
         scan, participant_id, session, age, sex, group, ms_type, edss, other (JSON object of the further
         columns, as text), target (the target column's value, before any threshold), status (`ok`, `failed`,
         `excluded`), reason.
@@ -224,12 +223,11 @@ def cohort_table(study: Study, scans: Mapping[str, ScanFiles], participants: Par
             listed.append(f"{key[0]}_sessions.tsv has no row for {key[1]}; add it")
         table.append(_scan_row(study, scan, row or {}, listed))
     seen = {scan.participant_id for scan in scans.values()}
-    listed_people = dict.fromkeys([*frame["participant_id"], *problems])
-    for person in listed_people:
+    for person in dict.fromkeys([*frame["participant_id"], *problems]):
         if person not in seen:
-            row = rows.get((person, None), {})
-            missing = ScanFiles(one_line(person), one_line(person), None, problems=[_without_image(person, problems)])
-            table.append(_scan_row(study, missing, {} if person in problems else row, []))
+            name = one_line(person if "/" in person else f"{person}/")  # no scan's name: there is none
+            missing = ScanFiles(name, one_line(person), None, problems=[_without_image(person, problems)])
+            table.append(_scan_row(study, missing, {} if person in problems else rows[person, None], []))
     return pl.DataFrame(table, schema=SCHEMA).sort("scan")
 
 

@@ -68,8 +68,8 @@ _ALL = (
     _table("participants", "People as participants.tsv describes them.", (
         _text("participant_id", "sub-<label>"),
     ), _PERSON),
-    _table("scans", "Scans of the cohort, with what is known of the person at that time. Also what can be no scan, by "
-           "its path (with a '/'), and people without an image, by their id.", (_SCAN,), (
+    _table("scans", "Scans of the cohort, with what is known of the person at that time. Also, with a '/' in place of "
+           "a scan's name, what can be no scan and people without an image.", (_SCAN,), (
         _text("participant_id", "sub-<label>"),
         _text("session", "ses-<label>; null where the person has no sessions", nullable=True),
         *_PERSON,

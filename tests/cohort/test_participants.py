@@ -180,10 +180,10 @@ def test_a_malformed_row_fails_its_person_only(bids: Path, put: Put, make_study:
     found = by_scan(cohort_table(make_study(), files("sub-A", "sub-B", "sub-C", "sub-D"), read_participants(bids)))
     assert {name for name, row in found.items() if row["status"] == "ok"} == {"sub-A", "sub-C"}
     assert "line 3 has 1 cells, the header 2" in found["sub-B"]["reason"]
-    assert "line 4 has no participant_id" in found["participants.tsv line 4"]["reason"]
+    assert "line 4 has no participant_id" in found["participants.tsv/line 4"]["reason"]
     assert "line 7 has 4 cells" in found["sub-D"]["reason"]
     assert "not sub-<label>" in found["../../x"]["reason"]
-    assert "not sub-<label>" in found["E"]["reason"]
+    assert "not sub-<label>" in found["E/"]["reason"]
 
 
 def test_people_without_images_are_told_or_excluded(bids: Path, put: Put, make_study: Make) -> None:
@@ -195,10 +195,10 @@ def test_people_without_images_are_told_or_excluded(bids: Path, put: Put, make_s
     found = by_scan(cohort_table(study, files("sub-A"), read_participants(bids)))
     assert [(row["scan"], row["status"]) for row in found.values()] == [
         ("sub-A", "ok"),
-        ("sub-B", "failed"),
-        ("sub-C", "excluded"),
+        ("sub-B/", "failed"),
+        ("sub-C/", "excluded"),
     ]
-    assert found["sub-B"]["reason"].startswith("sub-B is in participants.tsv and has no image")
+    assert found["sub-B/"]["reason"].startswith("sub-B is in participants.tsv and has no image")
 
 
 def test_numbers_as_tables_have_them(bids: Path, put: Put, make_study: Make) -> None:

@@ -359,7 +359,7 @@ def sidecars_and_rows() -> Iterator[Case]:
     yield row("rounded89", "an age of 89+", ("2.5", "89+", ""), "'89+', not a number")
     yield row("short", "a row without its last cells", ("2.5",), "line", "cells")
     yield row("noRow", "an image without a row", None, "no row in participants.tsv", "add it")
-    yield row("noImage", "a row without an image", ("2.5", "40", ""), "no image", write=lambda path: None)
+    yield Case("noImage", "a row without an image", "scans", lambda path: None, ("no image",), scan="sub-noImage/")
     yield row("visits", "a pipe in place of sessions.tsv", ("2.5", "40", ""), "_sessions.tsv", "no file", write=visits)
     yield row("twice", "listed twice", ("2.5", "40", "\nsub-twice\t3\t41\t"), "listed 2 times")
     yield Case("../../etc", "a path for a label", "scans", lambda path: None, ("not sub-<label>",))
