@@ -165,20 +165,24 @@ def _registration(before: Any, alignment: Alignment, window: tuple[float, float]
     shown = [(axis, mm) for axis in AXES for mm in TEMPLATE_MM[axis]]
     sections = []
     for name, registered in (("Before registration", False), ("After registration", True)):
-        planes = []
-        for axis, mm in shown:
-            index = round((mm - grid.affine[axis, 3]) / grid.affine[axis, axis])
-            one = _one_plane(grid, axis, index)
-            points = _to_scan(alignment, one) if registered else _points(one)
-            voxels = to_voxels[:3, :3] @ points.T + to_voxels[:3, 3:]
-            values = ndimage.map_coordinates(before.data, voxels, order=1, output=np.float32)
-            smooth = ndimage.gaussian_filter(_across(white, axis, index), 1) > 0.5  # thin strands hide the image
-            outlines = (smooth, WHITE), (_across(mask, axis, index), FRONT)
-            plane = np.nan_to_num(values.reshape(one.shape).squeeze(axis))
-            planes.append(_Plane(axis, plane, outlines, _size_mm(grid, axis)))
-        said = legend([(FRONT, "template's brain"), (WHITE, "template's white matter")], 11, 200)
-        rows = _rows(planes, window, REGISTERED)
-        sections.append(below([text(name, 13), text("in the template's space", 11), said, *rows], 3))
+        said = [text(name, 13), text("in the template's space", 11)]
+        try:
+            planes = []
+            for axis, mm in shown:
+                index = round((mm - grid.affine[axis, 3]) / grid.affine[axis, axis])
+                one = _one_plane(grid, axis, index)
+                points = _to_scan(alignment, one) if registered else _points(one)
+                voxels = to_voxels[:3, :3] @ points.T + to_voxels[:3, 3:]
+                values = ndimage.map_coordinates(before.data, voxels, order=1, output=np.float32)
+                smooth = ndimage.gaussian_filter(_across(white, axis, index), 1) > 0.5  # thin strands hide the image
+                outlines = (smooth, WHITE), (_across(mask, axis, index), FRONT)
+                plane = np.nan_to_num(values.reshape(one.shape).squeeze(axis))
+                planes.append(_Plane(axis, plane, outlines, _size_mm(grid, axis)))
+        except ValueError as error:  # a field that folds: the scan's other pictures say more than none
+            sections.append(below([*said, text(f"Not drawn: {error}", 11, 2 * REGISTERED)], 3))
+            continue
+        colours = legend([(FRONT, "template's brain"), (WHITE, "template's white matter")], 11, 200)
+        sections.append(below([*said, colours, *_rows(planes, window, REGISTERED)], 3))
     return sections
 
 
