@@ -171,7 +171,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
-def png(block: np.ndarray, most_bytes: int, levels: Sequence[int] = (24, 16, 12, 6)) -> bytes:
+def png(block: np.ndarray, most_bytes: int, levels: Sequence[int] = (24, 16, 12, 6, 3)) -> bytes:
     """A block as PNG with a palette: as many levels of grey as fit into so many bytes, the fewest if none do."""
     for count in levels:
         grey = ((block[..., 0].astype(np.uint16) * (count - 1) + 127) // 255).astype(np.uint8)

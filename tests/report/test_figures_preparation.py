@@ -150,7 +150,8 @@ def test_right_is_left_of_the_page_whatever_the_axes(tmp_path, codes):
 
 def test_letters_on_the_page_name_the_sides(tmp_path):
     path = tmp_path / "a.png"
-    preparation_figure(box_scan(affine_of("PSR"), (45, 32, 36)), "sub-1", path)
+    scan = box_scan(affine_of("PSR"), (45, 32, 36), (-67, -73, -57), (67, 97, 61))  # as much as the file
+    preparation_figure(scan, "sub-1", path)
     page = pixels(path)
     drawn = outlines(page)
     for first, letters in ((0, "RLAP"), (6, "RLSI"), (12, "APSI")):
@@ -159,8 +160,8 @@ def test_letters_on_the_page_name_the_sides(tmp_path):
         strips = {
             "left": (slice(y - 20, y + 20), slice(0, columns.start)),
             "right": (slice(y - 20, y + 20), slice(columns.stop, columns.stop + 45)),
-            "above": (slice(rows.start - 40, rows.start), slice(x - 20, x + 20)),
-            "below": (slice(rows.stop, rows.stop + 40), slice(x - 20, x + 20)),
+            "above": (slice(rows.start - 22, rows.start), slice(x - 20, x + 20)),
+            "below": (slice(rows.stop, rows.stop + 22), slice(x - 20, x + 20)),
         }
         for letter, opposite, (side, strip) in zip(letters, opposites(letters), strips.items(), strict=True):
             assert is_there(letter, page[strip]), (letter, side)
