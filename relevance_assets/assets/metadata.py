@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Picture", "mosaic", "overlay_mosaic", "picture"]
+__all__ = ["Picture", "mosaic", "overlay_mosaic", "picture", "thumbnail"]
 
 MAX_BYTES = 30_000
 PANEL = 128  # pixels on a side
@@ -83,6 +84,17 @@ def _png(pixels: np.ndarray, caption: str) -> Picture:
         if colours == 8:
             image = image.resize((image.width // 2, image.height // 2))
     return picture(file.getvalue(), caption)
+
+
+def thumbnail(figure: Path) -> Picture:
+    """Of a scan's figure of its preparation: the mosaic beside it, a few kB.
+
+    The figure itself, made small enough, could not be read, and would be most of the event log of a large cohort.
+    """
+    from relevance_assets.report.figures_preparation import mosaic_path
+
+    caption = f"axial, coronal, sagittal, with the outline of the brain mask; more in {figure.name}"
+    return picture(mosaic_path(figure).read_bytes(), caption)
 
 
 def picture(png: bytes, caption: str) -> Picture:

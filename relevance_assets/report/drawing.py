@@ -92,7 +92,13 @@ def _edge(mask: np.ndarray) -> np.ndarray:
 
 def beside(blocks: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
     """Blocks from left to right, their upper edges level."""
-    return below([block.swapaxes(0, 1) for block in blocks], gap).swapaxes(0, 1)
+    height = max(block.shape[0] for block in blocks)
+    page = np.zeros((height, sum(block.shape[1] for block in blocks) + gap * (len(blocks) - 1), 2), np.uint8)
+    left = 0
+    for block in blocks:
+        page[: block.shape[0], left : left + block.shape[1]] = block
+        left += block.shape[1] + gap
+    return page
 
 
 def below(blocks: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
@@ -165,7 +171,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
-def png(block: np.ndarray, most_bytes: int, levels: Sequence[int] = (32, 16, 8, 4)) -> bytes:
+def png(block: np.ndarray, most_bytes: int, levels: Sequence[int] = (24, 16, 12, 6, 3)) -> bytes:
     """A block as PNG with a palette: as many levels of grey as fit into so many bytes, the fewest if none do."""
     for count in levels:
         grey = ((block[..., 0].astype(np.uint16) * (count - 1) + 127) // 255).astype(np.uint8)

@@ -286,16 +286,18 @@ def _about(grid: Grid) -> str:
 
 def _caption(prepared: Prepared) -> list[str]:
     """Steps, then measures."""
-    done = [f"{step['step']} ({_short(step['note'])})" for step in prepared.steps if step["done"]]
-    needless = [f"{step['step']} ({_short(step['note'])})" for step in prepared.steps if not step["done"]]
+    done = [_said(step) for step in prepared.steps if step["done"]]
+    needless = [_said(step) for step in prepared.steps if not step["done"]]
     lines = [f"Steps: {', '.join(done) or 'none'}."]
     if needless:
         lines.append(f"Needless: {', '.join(needless)}.")
     return [*lines, f"Measures: {'; '.join(_measures(prepared.quality))}."]
 
 
-def _short(note: str) -> str:
-    return note if len(note) <= NOTE else note[: NOTE - 1] + "…"
+def _said(step: dict[str, Any]) -> str:
+    note = step["note"]
+    short = note if len(note) <= NOTE else note[: NOTE - 1] + "…"
+    return f"{step['step']} ({short})" if short else str(step["step"])
 
 
 def _measures(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

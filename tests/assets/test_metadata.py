@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from relevance_assets.assets.metadata import MAX_BYTES, PANEL, Picture, mosaic, overlay_mosaic
+from relevance_assets.assets.metadata import MAX_BYTES, PANEL, Picture, mosaic, overlay_mosaic, thumbnail
 
 
 def pixels(picture: Picture) -> np.ndarray:
@@ -49,3 +50,10 @@ def test_noise_stays_below_the_limit(columns: int) -> None:
 def test_a_map_of_zeros_is_shown() -> None:
     shown = pixels(overlay_mosaic(np.ones((4, 4, 4)), np.zeros((1, 4, 4, 4)), ["none"]))
     assert shown.max() > 0
+
+
+def test_the_thumbnail_of_a_preparation_is_the_mosaic_beside_its_figure(tmp_path: Path) -> None:
+    Image.fromarray(np.full((5, 7, 3), 90, np.uint8)).save(tmp_path / "a_preparation_mosaic.png")
+    shown = thumbnail(tmp_path / "a_preparation.png")
+    assert pixels(shown).shape == (5, 7, 3)
+    assert "a_preparation.png" in shown
