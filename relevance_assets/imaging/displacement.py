@@ -1,11 +1,14 @@
 """Displacement fields: where a point of a scan lies in the template, and the way back.
 
-Belongs here: reading a field, following it, inverting it. Does not belong here: how a field is found (registration),
-where its file lies (`assets/heat_maps.py`), moving masks along it (`evidence/heatmap.py`).
+Belongs here: reading and writing a field, following it, inverting it, its Jacobian. Does not belong here: how a field
+is found (`registration.py`), where its file lies (`assets/heat_maps.py`), moving values (`transforms.py`) and masks
+(`evidence/heatmap.py`) along it.
 """
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +16,25 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from relevance_assets.files import atomic_path
 from relevance_assets.imaging.grid import Grid, same_grid
 from relevance_assets.imaging.volumes import ScanError
 
-__all__ = ["Displacement", "inverse", "read_displacement"]
+__all__ = [
+    "Displacement",
+    "derivative",
+    "inverse",
+    "jacobian",
+    "move",
+    "read_displacement",
+    "sampled",
+    "slabs",
+    "write_displacement",
+]
 
 CLOSE_MM = 0.05  # an inverse that leads back this close is one
 STEPS = 100
+STEP_MM = 2.0**-10  # of written displacements: noise below it would only make files large
 DAMPING = 0.7  # undamped, the iteration would not end where a field stretches lengths by two or more
 
 
@@ -45,6 +60,49 @@ class Displacement:
             for axis in range(3)
         ]
         return points + np.stack(parts, axis=1)
+
+
+def move(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (n, 3) through an affine matrix (4, 4)."""
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def sampled(mapping: Callable[[np.ndarray], np.ndarray], grid: Grid) -> Displacement:
+    """Any mapping of points as a field on a grid; between voxel centres it becomes linear. Values are float32."""
+    values = np.empty((*grid.shape, 3), dtype=np.float32)
+    for start, points in slabs(grid):
+        part = values[start : start + len(points) // (grid.shape[1] * grid.shape[2])]
+        part[...] = (mapping(points) - points).reshape(part.shape)
+    return Displacement(values, grid)
+
+
+def slabs(grid: Grid, voxels: int = 1 << 19) -> Iterator[tuple[int, np.ndarray]]:
+    """The voxel centres in mm (n, 3), some layers of the first axis at a time, each with its first layer's index."""
+    layers = max(1, voxels // (grid.shape[1] * grid.shape[2]))
+    for start in range(0, grid.shape[0], layers):
+        shape = (min(layers, grid.shape[0] - start), *grid.shape[1:])
+        yield start, move(grid.affine, np.indices(shape).reshape(3, -1).T + np.array([start, 0, 0]))
+
+
+def jacobian(field: Displacement) -> np.ndarray:
+    """Determinants of the derivative of point -> field(point) at the voxel centres: the change of volume.
+
+    Central differences, at the grid's faces one-sided; an axis of one voxel counts as unchanging.
+
+    Returns
+    -------
+    (x, y, z) float64; not positive where the field folds
+    """
+    return np.linalg.det(derivative(field))
+
+
+def derivative(field: Displacement) -> np.ndarray:
+    """Matrices (x, y, z, 3, 3) of the derivative of point -> field(point), in mm per mm."""
+    slopes = np.zeros((*field.grid.shape, 3, 3))
+    for axis, n in enumerate(field.grid.shape):
+        if n > 1:
+            slopes[..., axis] = np.gradient(field.values.astype(np.float64), axis=axis)
+    return np.eye(3) + slopes @ np.linalg.inv(field.grid.affine[:3, :3])
 
 
 def read_displacement(path: Path, native: Grid) -> Displacement:
@@ -78,6 +136,29 @@ def read_displacement(path: Path, native: Grid) -> Displacement:
     if not np.isfinite(values).all():
         raise ScanError(f"{path}: holds NaN or infinite displacements; register the scan again")
     return Displacement(values[:, :, :, 0], grid)
+
+
+def write_displacement(path: Path, field: Displacement) -> None:
+    """Write a field as `read_displacement` reads it, atomically; equal fields give equal bytes.
+
+    To write another mapping or on another grid, take its field by `sampled` first. Displacements are rounded to
+    1/1024 mm.
+
+    Raises
+    ------
+    ValueError
+        Displacements that are not finite.
+    """
+    if not np.isfinite(field.values).all():
+        raise ValueError(f"{path}: displacements to be written are NaN or infinite")
+    values = (np.rint(field.values / STEP_MM) * STEP_MM).astype(np.float32)
+    image = nib.Nifti1Image(values[:, :, :, None] + np.float32(0), None)  # + 0: no negative zeros
+    image.header.set_intent("vector")
+    image.header.set_xyzt_units("mm")
+    image.set_sform(field.grid.affine, code=2)
+    image.set_qform(field.grid.affine, code=2)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=3, mtime=0))
 
 
 def inverse(field: Displacement, grid: Grid) -> Displacement:

@@ -8,7 +8,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from relevance_assets.imaging.displacement import CLOSE_MM, Displacement, inverse, read_displacement
+from relevance_assets.imaging.displacement import (
+    CLOSE_MM,
+    STEP_MM,
+    Displacement,
+    inverse,
+    jacobian,
+    move,
+    read_displacement,
+    sampled,
+    slabs,
+    write_displacement,
+)
 from relevance_assets.imaging.grid import Grid
 from relevance_assets.imaging.volumes import ScanError
 
@@ -91,3 +102,64 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"half")
     with pytest.raises(ScanError, match="cannot be read"):
         read_displacement(path, GRID)
+
+
+def test_a_field_is_written_and_read(tmp_path: Path, oblique) -> None:
+    """On grids of any orientation; twice gives the same bytes; nothing is left beside it."""
+    for codes in ("LAS", "PSR"):
+        grid = Grid((6, 5, 4), oblique((1.0, 2.0, 7.0), 12.0, codes))
+        field = Displacement(np.random.default_rng(0).normal(0, 5, (*grid.shape, 3)), grid)
+        path = tmp_path / codes / "sub-1_from-T1w_to-MNI152NLin2009aSym_mode-image_xfm.nii.gz"
+        write_displacement(path, field)
+        found = read_displacement(path, grid)
+        np.testing.assert_allclose(found.values, field.values, atol=0.51 * STEP_MM)
+        first = path.read_bytes()
+        write_displacement(path, Displacement(field.values.copy(), grid))
+        assert path.read_bytes() == first
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+        header = nib.load(path).header
+        assert header.get_intent()[0] == "vector"
+        assert header.get_xyzt_units()[0] == "mm"
+    with pytest.raises(ValueError, match="NaN"):
+        write_displacement(tmp_path / "x.nii.gz", Displacement(field.values * np.nan, grid))
+
+
+def test_slabs_are_the_voxel_centres_in_order() -> None:
+    parts = list(slabs(GRID, voxels=1000))
+    assert len(parts) > 3
+    np.testing.assert_array_equal(np.concatenate([points for _, points in parts]), centres(GRID))
+    assert [start for start, _ in parts] == list(range(0, 20, 1000 // (21 * 19)))
+    field = sampled(wave, GRID)
+    np.testing.assert_allclose(field(centres(GRID)), wave(centres(GRID)), atol=1e-4)
+
+
+def test_jacobian_of_a_matrix_and_of_a_wave(oblique) -> None:
+    matrix = np.array([[1.1, 0.2, 0, 4], [-0.1, 0.9, 0.1, 0], [0, 0.3, 1.3, -2], [0, 0, 0, 1]])
+    for codes in ("RAS", "PSR"):
+        grid = Grid((6, 5, 4), oblique((1.0, 2.0, 7.0), 12.0, codes))
+        found = jacobian(sampled(lambda points: move(matrix, points), grid))
+        np.testing.assert_allclose(found, np.linalg.det(matrix[:3, :3]), atol=1e-5)
+    # by hand: x -> x + 3 sin(y / 12) and so on has the determinant 1 + a b c
+    grid = Grid((30, 30, 30), np.diag([-1.0, 1, 1, 1]))
+    points = centres(grid)
+    a, b, c = (3 / 12 * np.cos(points[:, axis] / 12) for axis in range(3))
+    found = jacobian(sampled(lambda points: points + 3 * np.sin(points[:, [1, 2, 0]] / 12), grid))
+    inner = (slice(1, -1),) * 3
+    np.testing.assert_allclose(found[inner], (1 + a * b * c).reshape(grid.shape)[inner], atol=1e-4)
+
+
+def test_jacobian_against_itk_and_where_a_field_folds() -> None:
+    import SimpleITK as sitk
+
+    values = np.random.default_rng(1).normal(0, 1.5, (*GRID.shape, 3)).astype(np.float32)
+    image = sitk.GetImageFromArray((values * (-1, -1, 1)).transpose(2, 1, 0, 3), isVector=True)
+    image.SetSpacing((4.0, 4.0, 4.0))
+    image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))  # LAS seen from LPS
+    theirs = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(image)).T
+    ours = jacobian(Displacement(values, GRID))
+    inner = (slice(1, -1),) * 3
+    np.testing.assert_allclose(ours[inner], theirs[inner], atol=1e-4)
+    folding = field_of(lambda points: points + 30 * np.sin(points / 20))
+    assert jacobian(folding).min() < 0
+    one = Displacement(np.ones((1, 1, 1, 3)), Grid((1, 1, 1), np.eye(4)))
+    assert jacobian(one).item() == 1.0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from relevance_assets.imaging.registration import affine, rigid
-from relevance_assets.imaging.volumes import Image
+from relevance_assets.imaging.grid import Grid
+from relevance_assets.imaging.registration import affine, deformable, halfway, rigid
+from relevance_assets.imaging.transforms import pull, read_affine
+from relevance_assets.imaging.volumes import Image, read_image
 
 
 def turned(degrees: tuple[float, float, float], shift: tuple[float, float, float]) -> np.ndarray:
@@ -86,6 +89,180 @@ def test_a_planted_affine_transform_is_found_and_twice_the_same(template: Image)
     assert found.tobytes() == again.tobytes()
 
 
+# ---------------------------------------------------------------------------------------------------- deformable
+def warped_by(image: Image, matrix: np.ndarray, seed: int, sigmas_mm: dict[float, float]) -> tuple[Image, np.ndarray]:
+    """A head that shows at y what `image` has at x(y) = matrix^-1 y + smooth noise; and x(y) of every voxel.
+
+    `sigmas_mm` holds the peak displacement (mm) by width of the Gaussian (mm).
+    """
+    rng, size = np.random.default_rng(seed), abs(image.affine[0, 0])
+    field = np.zeros((*image.data.shape, 3))
+    for sigma, peak in sigmas_mm.items():
+        for axis in range(3):
+            noise = ndimage.gaussian_filter(rng.normal(size=image.data.shape), sigma / size)
+            field[..., axis] += noise * peak / np.abs(noise).max()
+    y = np.indices(image.data.shape).reshape(3, -1).T @ image.affine[:3, :3].T + image.affine[:3, 3]
+    back = np.linalg.inv(matrix)
+    x = y @ back[:3, :3].T + back[:3, 3] + field.reshape(-1, 3)
+    voxels = (x - image.affine[:3, 3]) @ np.linalg.inv(image.affine[:3, :3]).T
+    values = ndimage.map_coordinates(image.data, voxels.T, order=1).reshape(image.data.shape)
+    return Image(values.astype(np.float32), image.affine), x
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+STRETCHED = turned((6, -4, 8), (6, -5, 4)) @ np.diag([1.05, 0.95, 1.03, 1])
+
+
+def test_a_planted_warp_is_found(template: Image) -> None:
+    moving, truth = warped_by(template, STRETCHED, 1, {20: 6})
+    mask = template.data > 0.1
+    start = affine(template, moving, fixed_mask=mask)
+    found = deformable(template, moving, start, fixed_mask=mask)
+    y = np.indices(moving.data.shape).reshape(3, -1).T @ moving.affine[:3, :3].T + moving.affine[:3, 3]
+    brain = (moving.data > 0.3).ravel()
+    missed = np.linalg.norm(found.to_fixed(y[brain]) - truth[brain], axis=1)
+    straight = y[brain] @ np.linalg.inv(start)[:3, :3].T + np.linalg.inv(start)[:3, 3]
+    before = np.linalg.norm(straight - truth[brain], axis=1)
+    print(f"4 mm: median miss {np.median(before):.2f} mm by the affine, {np.median(missed):.2f} by the warp")
+    assert np.median(missed) < 0.6 * np.median(before)
+    away = np.linalg.norm(found.to_fixed(found.to_moving(truth[brain])) - truth[brain], axis=1)
+    assert np.percentile(away, 99) < 0.4, "a tenth of a voxel"
+    assert found.round_trip_mm[0] <= found.round_trip_mm[1] < 4
+    assert 0 < found.jacobian[0] < 1 < found.jacobian[1] < 5
+    again = deformable(template, moving, start, fixed_mask=mask)
+    assert found.to_moving.values.tobytes() == again.to_moving.values.tobytes()
+    assert found.to_fixed.values.tobytes() == again.to_fixed.values.tobytes()
+
+
+def test_both_ways_on_other_grids(template: Image, oblique: Callable[..., np.ndarray]) -> None:
+    """An oblique moving image in thick slices: its grid plays no part in where points go."""
+    shape = (52, 30, 62)
+    truth = turned((4, 2, -5), (3, 6, -4))
+    points = brain_points(template)
+    grid = grid_around(points + truth[:3, 3], shape, oblique((4.0, 7.0, 4.0), 8.0, "LSA"))
+    moving = seen_from(template, truth, shape, grid)
+    found = deformable(template, moving, truth)
+    there = points @ truth[:3, :3].T + truth[:3, 3]
+    assert np.median(np.linalg.norm(found.to_moving(points) - there, axis=1)) < 1.0
+    away = np.linalg.norm(found.to_fixed(found.to_moving(points)) - points, axis=1)
+    assert np.percentile(away, 99) < 0.4
+    back = pull(moving.data, Grid(shape, grid), Grid(template.data.shape, template.affine), found.to_moving)
+    assert dice(back > 0.3, template.data > 0.3) > 0.9
+
+
+def test_a_field_that_folds_is_an_error(template: Image) -> None:
+    moving, _ = warped_by(template, np.eye(4), 3, {8: 8})
+    with pytest.raises(ValueError, match=r"folds: the Jacobian is -.*smooth more"):
+        deformable(template, moving, np.eye(4), sigmas=("0.3vox", "0vox"), iterations="200x200x200")
+
+
+@pytest.mark.slow
+def test_tissue_overlap_at_2_mm() -> None:
+    """The acceptance of issue 6: the template, warped as in specs/imaging_ecosystem.md §1.1, comes back."""
+    from nilearn import datasets
+
+    template, grey, white = (
+        Image(np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine, dtype=np.float64))
+        for image in (
+            datasets.load_mni152_template(resolution=2),
+            datasets.load_mni152_gm_template(resolution=2),
+            datasets.load_mni152_wm_template(resolution=2),
+        )
+    )
+    rng = np.random.default_rng(0)
+    warp = {14: 8, 7: 3}
+    moving, _ = warped_by(template, STRETCHED, 11, warp)
+    bias = ndimage.gaussian_filter(rng.normal(size=moving.data.shape), 20)
+    values = np.clip(moving.data, 0, None) ** 0.8 * (1 + 0.3 * bias / np.abs(bias).max())
+    moving = Image((values + rng.normal(0, 0.02, values.shape)).astype(np.float32), moving.affine)
+    start = affine(template, moving)
+    found = deformable(template, moving, start)
+    grid = Grid(template.data.shape, template.affine)
+    for name, tissue in (("GM", grey), ("WM", white)):
+        assert tissue.data.shape == template.data.shape
+        native = warped_by(tissue, STRETCHED, 11, warp)[0].data
+        none, linear, full = (
+            dice(pull(native, grid, grid, m) > 0.5, tissue.data > 0.5) for m in (np.eye(4), start, found.to_moving)
+        )
+        print(f"{name}: Dice {none:.3f} before, {linear:.3f} affine, {full:.3f} deformable")
+        assert full >= 0.90
+    print(f"Jacobian {found.jacobian[0]:.2f} to {found.jacobian[1]:.2f}, round trip {found.round_trip_mm}")
+
+
+# ------------------------------------------------------------------------------------------------------ half-way
+def test_half_way_of_one_and_of_none(template: Image) -> None:
+    np.testing.assert_array_equal(halfway([template]), [np.eye(4)])
+    np.testing.assert_array_equal(halfway([template, template]), [np.eye(4)] * 2)
+    with pytest.raises(ValueError, match="an image per visit"):
+        halfway([])
+    with pytest.raises(ValueError, match="a mask per image"):
+        halfway([template], masks=[])
+
+
+def test_half_way_is_in_the_middle_whoever_asks(template: Image) -> None:
+    truths = [np.eye(4), turned((6, -4, 8), (6, -5, 4)), turned((-3, 5, 2), (-4, 2, 7))]
+    visits = [seen_from(template, truth, template.data.shape, template.affine) for truth in truths]
+    points = brain_points(template)
+
+    two = halfway(visits[:2])
+    swapped = halfway(visits[1::-1])
+    assert [a.tobytes() for a in two] == [a.tobytes() for a in swapped[::-1]]
+    np.testing.assert_allclose(two[0] @ two[1], np.eye(4), atol=1e-9)  # each is the other's inverse
+    assert apart(two[1] @ np.linalg.inv(two[0]), truths[1], points) < 1.0
+
+    three = halfway(visits)
+    other = halfway([visits[2], visits[0], visits[1]])
+    assert [a.tobytes() for a in three] == [other[number].tobytes() for number in (1, 2, 0)]
+    for i in range(3):
+        np.testing.assert_allclose(three[i][:3, :3] @ three[i][:3, :3].T, np.eye(3), atol=1e-12)
+        relative = three[i] @ np.linalg.inv(three[0])
+        assert apart(relative, truths[i], points) < 1.0
+    # the middle: small turns and shifts to first order add up to nothing
+    assert np.abs(sum(matrix - matrix.T for matrix in (m[:3, :3] for m in three))).max() < 0.02
+    masked = halfway(visits[:2], masks=[visit.data > 0.1 for visit in visits[:2]])
+    assert apart(masked[1] @ np.linalg.inv(masked[0]), truths[1], points) < 1.0
+
+
+# ----------------------------------------------------------------------------------------------------- real scans
+@pytest.mark.slow
+def test_visits_and_contrasts_of_a_real_person(data: Path) -> None:
+    """open-ms-longitudinal from native space, against the transforms that were published with it."""
+    root = data / "open-ms-longitudinal"
+    published = root / "derivatives" / "manual" / "sub-12"
+    brain = read_image(published / "anat" / "sub-12_space-common_desc-brain_mask.nii.gz")
+    common = (np.argwhere(brain.data > 0) @ brain.affine[:3, :3].T + brain.affine[:3, 3])[::97]
+
+    def image(session: int, suffix: str) -> Image:
+        return read_image(root / "sub-12" / f"ses-{session}" / "anat" / f"sub-12_ses-{session}_{suffix}.nii.gz")
+
+    def median_mm(ours: np.ndarray, theirs: np.ndarray, points: np.ndarray) -> float:
+        difference = points @ (ours - theirs)[:3, :3].T + (ours - theirs)[:3, 3]
+        return float(np.median(np.linalg.norm(difference, axis=1)))
+
+    to_flair = [read_affine(published / "transforms" / f"study{n}_FLAIR_to_common_space.txt") for n in (1, 2)]
+    first, second = halfway([image(1, "FLAIR"), image(2, "FLAIR")])
+    in_first = common @ to_flair[0][:3, :3].T + to_flair[0][:3, 3]
+    results = {
+        "visit 1 to visit 2": median_mm(
+            second @ np.linalg.inv(first), to_flair[1] @ np.linalg.inv(to_flair[0]), in_first
+        )
+    }
+    for session in (1, 2):
+        native = common @ to_flair[session - 1][:3, :3].T + to_flair[session - 1][:3, 3]
+        for suffix in ("T1w", "T2w"):
+            ours = rigid(image(session, "FLAIR"), image(session, suffix), start=np.eye(4))
+            name = f"study{session}_{suffix.upper()}_intrastudy_to_FLAIR.txt"
+            results[f"visit {session}, {suffix} to FLAIR"] = median_mm(
+                ours, read_affine(published / "transforms" / name), native
+            )
+    print(*(f"{name}: median {value:.2f} mm" for name, value in results.items()), sep="\n")
+    assert max(results.values()) <= 1.0
+
+
+# --------------------------------------------------------------------------------------------------------- errors
 def test_nothing_is_printed(template: Image, capfd: pytest.CaptureFixture) -> None:
     print("before")
     affine(template, template, start=turned((0, 0, 1), (1, 1, 1)), iterations="5x0x0")
@@ -114,6 +291,10 @@ def test_masks_and_starts_that_cannot_be(template: Image) -> None:
         rigid(template, template, fixed_mask=np.zeros(template.data.shape, bool))
     with pytest.raises(ValueError, match="not on the grid"):
         rigid(template, template, fixed_mask=np.ones((3, 3, 3), bool))
+    with pytest.raises(ValueError, match="scales or shears"):
+        rigid(template, template, start=np.diag([1.1, 1, 1, 1]))
+    with pytest.raises(ValueError, match="regular"):
+        deformable(template, template, np.full((4, 4), np.nan))
     with pytest.raises(ValueError, match="regular"):
         rigid(template, template, start=np.zeros((4, 4)))
     with pytest.raises(ValueError, match="unknown metric 'SAD'"):
