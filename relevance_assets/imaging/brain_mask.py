@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -25,7 +26,10 @@ from relevance_assets.imaging.volumes import Image, ScanError, read_image
 __all__ = ["InTemplate", "MaskResult", "Stripped", "command_mask", "foreground", "is_in_template", "is_stripped",
            "template_mask"]  # fmt: skip
 
-SEEN_MM = 6  # around the template's brain: skull, dark in the image as the template is outside its brain
+SEEN_MM = 2.0  # how far around the template's brain images are compared
+SEARCH_MM = 4  # voxel size of the search for a start
+RADIUS_MM = 8  # of the neighbourhoods in which images are correlated
+TYPICAL_SCALE = 0.92  # of an adult brain to the template, which is larger than most: (1.47 / 1.88 litres) ** (1 / 3)
 BRAIN_LITRES = (0.8, 2.0)  # of the template's brain after registration; beyond, it was fitted to something else
 BACKGROUND = 0.01  # of the image's range; values closer to the background's belong to it
 STRIPPED_BORDER = 0.9  # share of border voxels that are background
@@ -51,46 +55,72 @@ class MaskResult:
 
 
 def template_mask(
-    image: Image, *, dilate_mm: float = 3.0, resolution_mm: int = 2, threads: int = 1, name: str = "image"
+    image: Image, *, dilate_mm: float = 2.0, resolution_mm: int = 2, threads: int = 1, name: str = "image"
 ) -> MaskResult:
     """Brain of a T1w head, by affine registration of the template's brain.
 
-    Rigid registration with a search (normalised mutual information) leads to the affine one (normalised correlation
-    in 9 x 9 x 9 voxels): an affine search by mutual information blew the brain up to the head in some scans. The
-    template's mask is moved onto the image's grid, dilated, and its holes are filled. No surface is fitted: the mask
-    follows the template's outline, and contains fluid and some meninges.
+    A search at 4 mm puts the template, scaled to the size of a typical brain, onto the head; affine registration
+    follows. Both maximise the normalised cross-correlation in neighbourhoods of 8 mm: by mutual information some
+    brains were blown up to the whole head, or thrown off it. The template's mask is then moved onto the image's grid,
+    dilated, and its holes are filled. No surface is fitted: the mask follows the template's outline, and holds the
+    fluid around the brain and some meninges.
+
+    Made for T1w with voxels of about 1 to 2 mm. FLAIR of 3 mm slices has worked, thicker slices, T2w and spin-echo T1w
+    have not; those cases were recognised by the brain's volume.
 
     Parameters
     ----------
     image : Image
-        A whole head, on any grid; registration sees it at `resolution_mm` or coarser.
+        A whole head, on any grid.
     dilate_mm : float
         How far the mask extends beyond the template's.
+    resolution_mm : int
+        Voxel size that the affine registration sees.
+    threads : int
+        Of the registration.
+    name : str
+        Of the scan, in errors.
 
     Raises
     ------
     ScanError
         No transform was found, or the brain's volume came out beyond 0.8 to 2.0 litres.
     """
-    space = template(resolution_mm)
-    seen = _distance_mm(space.brain, resolution_mm) <= SEEN_MM
-    moving = _coarse(image, float(resolution_mm))
+    space, grid = template(resolution_mm), Grid(image.data.shape, image.affine)
     try:
-        start = rigid(space.image, moving, metric="NMI", fixed_mask=seen, search=True, threads=threads)
-        matrix = affine(space.image, moving, metric="NCC 4x4x4", fixed_mask=seen, start=start, threads=threads)
+        start = _search(image, threads)
+        matrix = _register(affine, image, resolution_mm, np.eye(4), start=start, threads=threads)
     except ValueError as error:
         raise ScanError(f"{name}: no brain mask by the template ({error}); give one, or a command for it") from None
     gain = float(np.linalg.det(matrix[:3, :3]))
     litres = gain * float(space.brain.sum()) * resolution_mm**3 / 1e6
-    if not BRAIN_LITRES[0] <= litres <= BRAIN_LITRES[1]:
-        raise ScanError(
-            f"{name}: the template's brain was fitted to {litres:.2f} litres, which no brain has; "
-            "look at the scan, and give a mask or a command for it"
-        )
     # distances in the template grow with the affine; what is outside its field of view becomes 0: not brain
     depth = dilate_mm / np.cbrt(gain) - _distance_mm(space.brain, resolution_mm)
-    mask = moved_by(depth.astype(np.float32), space.grid, matrix, Grid(image.data.shape, image.affine)) > 0
+    mask = moved_by(depth.astype(np.float32), space.grid, matrix, grid) > 0
+    if not (BRAIN_LITRES[0] <= litres <= BRAIN_LITRES[1] and mask.any()):
+        raise ScanError(
+            f"{name}: the template's brain was fitted to {litres:.2f} litres at the wrong place or of the wrong size; "
+            "look at the scan, and give a mask or a command for it"
+        )
     return MaskResult(ndimage.binary_fill_holes(mask), matrix)
+
+
+def _search(image: Image, threads: int) -> np.ndarray:
+    """Where a brain of typical size lies in the head: template to image, (4, 4)."""
+    scale = np.diag([TYPICAL_SCALE, TYPICAL_SCALE, TYPICAL_SCALE, 1.0])
+    return _register(rigid, image, SEARCH_MM, scale, search=True, threads=threads) @ scale
+
+
+def _register(method: Any, image: Image, size_mm: int, scale: np.ndarray, **options: Any) -> np.ndarray:
+    """The scaled template to the image, both at this voxel size."""
+    space = template(size_mm)
+    return method(
+        Image(space.t1w, scale @ space.grid.affine),
+        _isotropic(image, float(size_mm)),
+        metric=f"NCC {'x'.join([str(max(1, RADIUS_MM // size_mm))] * 3)}",
+        fixed_mask=_distance_mm(space.brain, size_mm) <= SEEN_MM,
+        **options,
+    )
 
 
 def _distance_mm(mask: np.ndarray, size_mm: float) -> np.ndarray:
@@ -99,17 +129,14 @@ def _distance_mm(mask: np.ndarray, size_mm: float) -> np.ndarray:
     return np.where(mask, 0.5 - ndimage.distance_transform_edt(mask), outside) * size_mm
 
 
-def _coarse(image: Image, size_mm: float) -> Image:
-    """The image along its own axes, with no voxel axis shorter than this; longer ones stay."""
+def _isotropic(image: Image, size_mm: float) -> Image:
+    """The image along its own axes with cubic voxels: thick slices would vanish in registration's coarse levels."""
     grid = Grid(image.data.shape, image.affine)
-    factors = np.maximum(1, size_mm / np.array(grid.voxel_sizes_mm))
-    if factors.max() < 1.01:
-        return image
+    factors = size_mm / np.array(grid.voxel_sizes_mm)
     shape = np.maximum(1, np.rint(np.array(grid.shape) / factors)).astype(int)
     matrix = image.affine.copy()
     matrix[:3, :3] = image.affine[:3, :3] * factors
-    middle = image.affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2)
-    matrix[:3, 3] += middle - matrix[:3, :3] @ ((shape - 1) / 2)
+    matrix[:3, 3] = grid.corners_mm().mean(axis=0) - matrix[:3, :3] @ ((shape - 1) / 2)
     target = Grid((int(shape[0]), int(shape[1]), int(shape[2])), matrix)
     return Image(resample(image.data, grid, target), matrix)
 
