@@ -1,4 +1,4 @@
-"""Where the brain is in an image of a head, and whether an image holds only brain, or lies in the template, already.
+"""Where the brain is in an image of a head, and whether an image holds only brain already.
 
 Belongs here: masks by the template or by a program of the user's, recognising what the input is. Does not belong
 here: the registration itself (`registration.py`), how good a mask is (`quality.py`).
@@ -18,12 +18,11 @@ from scipy import ndimage
 
 from relevance_assets.imaging.grid import Grid, resample, same_grid
 from relevance_assets.imaging.intensity import binarise
-from relevance_assets.imaging.quality import dice
 from relevance_assets.imaging.registration import affine, rigid
 from relevance_assets.imaging.template import moved_by, template
 from relevance_assets.imaging.volumes import Image, ScanError, read_image
 
-__all__ = ["InTemplate", "MaskResult", "Stripped", "command_mask", "foreground", "is_in_template", "is_stripped",
+__all__ = ["MaskResult", "Stripped", "command_mask", "foreground", "is_stripped",
            "template_mask"]  # fmt: skip
 
 SEEN_MM = 2.0  # how far around the template's brain images are compared
@@ -34,8 +33,6 @@ BRAIN_LITRES = (0.8, 2.0)  # of the template's brain after registration; beyond,
 BACKGROUND = 0.01  # of the image's range; values closer to the background's belong to it
 STRIPPED_BORDER = 0.9  # share of border voxels that are background
 STRIPPED_LITRES = (0.5, 2.5)  # a stripped brain, and its fluid; an adult head has more
-IN_TEMPLATE_INSIDE = 0.9  # share of the brain that lies in the template's
-IN_TEMPLATE_CENTRES_MM = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,59 +270,3 @@ def is_stripped(image: Image) -> Stripped:
     if not STRIPPED_LITRES[0] <= litres <= STRIPPED_LITRES[1]:
         return Stripped(False, f"not the volume of a brain: {numbers}", share, litres)
     return Stripped(True, f"brain only: {numbers}", share, litres)
-
-
-@dataclass(frozen=True)
-class InTemplate:
-    """Whether a brain lies in the template's space, and the numbers that decided.
-
-    Attributes
-    ----------
-    in_template : bool
-    reason : str
-        One line.
-    inside : float
-        Share of the brain that lies in the template's.
-    dice : float
-        Overlap with the template's brain.
-    centres_mm : float
-        Distance of the two centres of mass.
-    """
-
-    in_template: bool
-    reason: str
-    inside: float
-    dice: float
-    centres_mm: float
-
-
-def is_in_template(image: Image, mask: np.ndarray) -> InTemplate:
-    """Whether a brain already lies in MNI152NLin2009aSym, by where its mask is.
-
-    Templates that differ by millimetres (other MNI152 versions) are not told apart; the file's name does that.
-
-    Parameters
-    ----------
-    mask : ndarray (x, y, z), bool
-        The brain, on the image's grid; at least one voxel.
-
-    Raises
-    ------
-    ValueError
-        An empty mask, or one on another grid.
-    """
-    if mask.shape != image.data.shape or not mask.any():
-        raise ValueError(f"a brain mask {mask.shape} with voxels is needed, on the image's grid {image.data.shape}")
-    space = template()
-    here = resample(mask.astype(np.float32), Grid(mask.shape, image.affine), space.grid) >= 0.5
-    volume = int(mask.sum()) * abs(float(np.linalg.det(image.affine[:3, :3])))
-    inside = float((here & space.brain).sum()) * 8 / volume
-    distance = float(np.linalg.norm(_centre(mask, image.affine) - _centre(space.brain, space.grid.affine)))
-    overlap = dice(here, space.brain) or 0.0
-    near = inside >= IN_TEMPLATE_INSIDE and distance <= IN_TEMPLATE_CENTRES_MM
-    reason = f"{inside:.0%} of the brain is in the template's (Dice {overlap:.2f}), centres {distance:.0f} mm apart"
-    return InTemplate(near, reason, inside, overlap, distance)
-
-
-def _centre(mask: np.ndarray, affine_: np.ndarray) -> np.ndarray:
-    return affine_[:3, :3] @ np.argwhere(mask).mean(axis=0) + affine_[:3, 3]

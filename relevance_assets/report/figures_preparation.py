@@ -43,7 +43,6 @@ PAGE = 1150  # pixels, the page's width
 TILE, REGISTERED, MOSAIC_TILE = 140, 164, 72  # pixels, the longest side of a plane
 MARGIN_MM = 8.0  # around the brain, where a plane is cut to it
 TEMPLATE_MM = ((2.0, 32.0), (-44.0, 4.0), (6.0, 40.0))  # planes across x, y, z: ventricles and deep grey, then cortex
-COARSE_MM = 8.0  # between points at which a field is inverted; stored fields have a vector every 3 mm and are smooth
 NOTE = 90  # characters of a step's note; the table has all of it
 AXES = (2, 1, 0)  # rows: axial, coronal, sagittal
 

@@ -18,7 +18,7 @@ from relevance_assets.imaging.displacement import Displacement
 from relevance_assets.imaging.geometry import Alignment, Geometry
 from relevance_assets.imaging.grid import Grid
 from relevance_assets.imaging.recipe import Prepared
-from relevance_assets.imaging.template import load_template
+from relevance_assets.imaging.template import template
 from relevance_assets.imaging.volumes import Image, read_image
 from relevance_assets.report import drawing, figures_preparation
 from relevance_assets.report.figures_preparation import mosaic_path, preparation_figure
@@ -235,22 +235,11 @@ def wave_alignment(matrix, native):
     return Alignment(matrix, Displacement((there - points).reshape(*grid.shape, 3), grid), jacobian=(0.5, 2.0))
 
 
-def test_a_field_is_inverted_on_the_planes_that_are_shown():
-    matrix = affine_of(sizes=(1.1, 0.95, 1.0), origin=(5.0, -8.0, 3.0))
-    template = load_template(4)
-    alignment = wave_alignment(matrix, template.grid)
-    for axis in range(3):
-        plane = figures_preparation._one_plane(template.grid, axis, template.grid.shape[axis] // 2)
-        here = figures_preparation._to_scan(alignment, plane)
-        there = here @ matrix[:3, :3].T + matrix[:3, 3] + 4 * np.sin(here[:, [1, 2, 0]] / WAVE)
-        assert np.abs(there - places(plane)).max() < 0.5
-
-
 def template_scan(matrix, **more):
     """The template's brain as a scan that `matrix` leads into the template."""
-    template = load_template(4)
-    affine = np.linalg.inv(matrix) @ template.grid.affine
-    return made(template.brain.data, affine, template.mask, alignment=Alignment(matrix), **more)
+    space = template(4)
+    affine = np.linalg.inv(matrix) @ space.grid.affine
+    return made(space.t1w, affine, space.brain, alignment=Alignment(matrix), **more)
 
 
 def test_the_template_lies_over_the_scan_after_registration_and_not_before():
