@@ -280,7 +280,7 @@ class Limits(Settings):
 class Quality(Settings):
     """A scan beyond `fail` goes no further; one beyond `warn` is named by an asset check."""
 
-    fail: Limits = Limits(jacobian=(0, 1000))
+    fail: Limits = Limits(template_overlap=0.7, jacobian=(0, 1000))
     warn: Limits = Limits(
         brain_ml=(800, 2200), template_overlap=0.85, jacobian=(0.05, 20), share_clipped=0.05, share_cropped=0.02
     )

@@ -15,22 +15,36 @@ from relevance_assets.imaging.grid import Grid
 from relevance_assets.imaging.template import template
 from relevance_assets.imaging.volumes import Image
 
+RIM_MM = 6.0  # around the template's brain
+
 __all__ = ["align", "on_native_grid", "quality_of", "shift_mm"]
 
 
 def align(
-    brain: Image, *, voxel_size_mm: int = 2, deformable: bool = True, start: np.ndarray | None = None
+    brain: Image,
+    mask: np.ndarray,
+    *,
+    voxel_size_mm: int = 2,
+    deformable: bool = True,
+    start: np.ndarray | None = None,
 ) -> Alignment:
-    """Register a brain with the template.
+    """Register a brain with the template, whatever its contrast.
+
+    The centres of both brains are laid on each other, then a rigid and an affine registration follow by normalised
+    mutual information, with a rim around the template's brain in view: within the brain alone its size is not seen.
+    Correlation, which the deformable one goes by, has a sign: a contrast in which white matter is darker than grey
+    matter (FLAIR, T2w, a map of T1) is turned round for it.
 
     Parameters
     ----------
     brain : Image
         One contrast of a scan, 0 outside the brain.
+    mask : (x, y, z) bool
+        The brain; at least one voxel.
     voxel_size_mm : int
         Of the template.
     start : (4, 4), optional
-        First guess of the way from the scan to the template.
+        First guess of the affine way from the scan to the template, in place of the centres and the rigid one.
 
     Raises
     ------
@@ -40,15 +54,28 @@ def align(
     from relevance_assets.imaging import registration
 
     space = template(voxel_size_mm)
-    guess = None if start is None else np.linalg.inv(start)
-    matrix = registration.affine(
-        space.image, brain, metric="NMI", fixed_mask=space.brain, start=guess, search=guess is None
-    )
+    seen = ndimage.distance_transform_edt(~space.brain) * voxel_size_mm <= RIM_MM
+    if start is None:
+        centres = np.eye(4)
+        centres[:3, 3] = _centre(mask, brain.affine) - _centre(space.brain, space.grid.affine)
+        guess = registration.rigid(space.image, brain, metric="NMI", fixed_mask=seen, start=centres)
+    else:
+        guess = np.linalg.inv(start)
+    matrix = registration.affine(space.image, brain, metric="NMI", fixed_mask=seen, start=guess)
+    back = np.linalg.inv(matrix)
     if not deformable:
         gain = float(np.linalg.det(matrix))
-        return Alignment(np.linalg.inv(matrix), jacobian=(gain, gain))
+        return Alignment(back, jacobian=(gain, gain))
+    inside = move(matrix, move(space.grid.affine, np.argwhere(space.brain)))
+    alike = _correlation(_sampled(brain.data, Grid(mask.shape, brain.affine), inside), space.t1w[space.brain])
+    if alike is not None and alike < 0:
+        brain = Image(np.where(mask, brain.data[mask].max() - brain.data, np.float32(0)), brain.affine)
     found = registration.deformable(space.image, brain, matrix, fixed_mask=space.brain)
-    return Alignment(np.linalg.inv(matrix), found.to_fixed, found.to_moving, found.jacobian)
+    return Alignment(back, found.to_fixed, found.to_moving, found.jacobian)
+
+
+def _centre(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    return move(affine, np.argwhere(mask)).mean(axis=0)
 
 
 def shift_mm(matrix: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> float:

@@ -321,7 +321,7 @@ def register(layers: Layers, step: study.Register) -> Result:
     if _space(layers.paths[index]) != f"space-{TEMPLATE_SPACE}":
         deformable = step.kind == "deformable"
         try:
-            found = align(brain, voxel_size_mm=step.voxel_size_mm, deformable=deformable, start=layers.found)
+            found = align(brain, mask, voxel_size_mm=step.voxel_size_mm, deformable=deformable, start=layers.found)
         except ValueError as error:
             raise ScanError(f"{layers.paths[index]}: {error}") from None
         shift = shift_mm(found.matrix, mask, brain.affine)

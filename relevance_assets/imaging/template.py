@@ -50,9 +50,12 @@ def template(resolution_mm: int = 2) -> Template:
     t1w = datasets.load_mni152_template(resolution=resolution_mm)
     brain = datasets.load_mni152_brain_mask(resolution=resolution_mm)
     white = datasets.load_mni152_wm_template(resolution=resolution_mm)
+    inside = np.asarray(brain.dataobj) > 0
     return Template(
-        np.asarray(t1w.dataobj, dtype=np.float32),
-        np.asarray(brain.dataobj) > 0,
+        np.where(
+            inside, np.asarray(t1w.dataobj, dtype=np.float32), np.float32(0)
+        ),  # nilearn's interpolation leaves some
+        inside,
         np.asarray(white.dataobj, dtype=np.float32),
         Grid(t1w.shape, np.asarray(t1w.affine, dtype=np.float64)),
     )
