@@ -54,6 +54,22 @@ def grid_of(codes: str, oblique: Affine, sizes: tuple[float, float, float] = (4.
 
 
 # ------------------------------------------------------------------------------------------------- by the template
+@pytest.mark.parametrize(("codes", "sizes"), [("LAS", (4, 4, 4)), ("PSR", (3, 3, 6))])
+def test_a_planted_head(oblique: Affine, codes: str, sizes: tuple[float, float, float]) -> None:
+    """Its scalp is shaped like the brain, and brighter: registration must not grow the brain to it."""
+    image, brain = head(grid_of(codes, oblique, sizes))
+    found = template_mask(image, dilate_mm=0, resolution_mm=4)
+    assert found.mask.shape == image.data.shape
+    assert found.mask.dtype == bool
+    assert overlap(found.mask, brain) > 0.95
+    space = template(4)
+    points = np.argwhere(space.brain) @ space.grid.affine[:3, :3].T + space.grid.affine[:3, 3]
+    off = found.from_template - TRUTH
+    assert np.linalg.norm(points @ off[:3, :3].T + off[:3, 3], axis=1).mean() < 3
+    again = template_mask(image, dilate_mm=0, resolution_mm=4)
+    assert again.mask.tobytes() == found.mask.tobytes()
+
+
 @pytest.mark.parametrize("scale", [1.15, 0.6, 900.0])
 def test_a_brain_of_impossible_size_or_place_is_refused(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
     matrix = np.diag([scale, scale, scale, 1.0]) if scale < 2 else np.eye(4) + np.eye(4, k=3) * scale
