@@ -9,7 +9,6 @@ Belongs here: stating and reporting. Does not belong here: errors of single scan
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -127,7 +126,7 @@ def over(workspace: Workspace, table: str, name: str, look: Callable[[Batch], Fo
     if known != changed:
         with workspace.gathered(table) as gathered:
             found = {part: found[part] if part in found else look(load()) for part, load in gathered.parts()}
-        settled = time.time_ns() - changed > YOUNG_NS
+            settled = gathered.looked_ns - changed > YOUNG_NS  # a snapshot may have looked long ago
         _FOUND[place] = (changed if settled else -1, found)
     return list(found.values())
 

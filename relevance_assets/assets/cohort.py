@@ -34,7 +34,7 @@ def upstream(workspace: Workspace, asset: str, item: str) -> str:
     found = workspace.known(asset, item)
     if found is None:
         raise NotReady(f"{item}: not made yet: {asset}")
-    if found.outcome != "ok" or found.result is None:
+    if found.outcome != "ok":
         raise NotReady(f"{item}: {asset} failed: {found.reason}")
     return found.result
 

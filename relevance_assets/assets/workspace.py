@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -50,7 +50,7 @@ class Known(NamedTuple):
     """What later stages ask of an item's record."""
 
     outcome: str
-    result: str | None
+    result: str  # where the outcome is ok
     reason: str | None
     fingerprint: str | None
 
@@ -272,19 +272,13 @@ class Snapshot(Workspace):
         return super().known_scans()
 
     @cached_property
-    def _opened(self) -> ExitStack:
-        """What is to be closed when nobody asks this snapshot any more."""
-        opened = ExitStack()
-        weakref.finalize(self, opened.close)
-        return opened
-
-    @cached_property
     def _gathered(self) -> dict[str, Gathered]:
         return {}
 
     def gathered(self, table: str) -> AbstractContextManager[Gathered]:
         if table not in self._gathered:
-            self._gathered[table] = self._opened.enter_context(super().gathered(table))
+            self._gathered[table] = self.store.gather_now(table, self.study.name)
+            weakref.finalize(self, self._gathered[table].opened.close)  # when nobody asks this snapshot any more
         return nullcontext(self._gathered[table])
 
     @cached_property
@@ -312,7 +306,7 @@ class Snapshot(Workspace):
 
     def results(self, asset: str) -> dict[str, str]:
         found = ((item, self._known[place]) for item, place in sorted(self._records.get(asset, {}).items()))
-        return {item: known.result or "" for item, known in found if known.outcome == "ok"}
+        return {item: known.result for item, known in found if known.outcome == "ok"}
 
     def known_scans(self) -> pl.DataFrame:
         return self._known_scans

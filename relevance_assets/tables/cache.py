@@ -46,12 +46,14 @@ class Unsettled(Exception):
 class Gathered:
     """A study's rows of one table. Close it: it holds segments open, which others may replace meanwhile.
 
-    `stamps` says which files they are from, `rows` how many there are by the footers of these files.
+    `stamps` says which files they are from, `rows` how many there are by the footers of these files, `looked_ns` when
+    the files were listed (0: not told).
     """
 
     table: Table
     stamps: dict[str, Stamp] = field(default_factory=dict)
     rows: int = 0
+    looked_ns: int = 0
     segments: list[tuple[Segment, set[str]]] = field(default_factory=list)
     fresh: list[Batch] = field(default_factory=list)
     opened: ExitStack = field(default_factory=ExitStack)
@@ -147,14 +149,12 @@ def _gather(
     return gathered
 
 
-def gather_now(table: Table, folder: Path, cache: Path, listing: dict[str, Stamp] | None = None) -> Gathered:
-    """The rows of all partition files in `folder`, each file's of one moment, while others may write.
-
-    `listing` is what `look` has just found, if it was asked.
-    """
+def gather_now(table: Table, folder: Path, cache: Path) -> Gathered:
+    """The rows of all partition files in `folder`, each file's of one moment, while others may write."""
     with ExitStack() as opened:
-        gathered = _gather(table, folder, cache, look(folder) if listing is None else listing, False, opened)
-        gathered.opened = opened.pop_all()
+        looked_ns = time.time_ns()
+        gathered = _gather(table, folder, cache, look(folder), False, opened)
+        gathered.looked_ns, gathered.opened = looked_ns, opened.pop_all()
         return gathered
 
 
@@ -163,8 +163,8 @@ def read_whole(table: Table, folder: Path, cache: Path) -> pl.DataFrame:
     files = look(folder)
     if len(files) < _FEW:
         return read_files(table, [folder / name for name in sorted(files)]).sort(table.key, maintain_order=True)
-    with gather_now(table, folder, cache, files) as gathered:
-        return gathered.frame()
+    with ExitStack() as opened:
+        return _gather(table, folder, cache, files, False, opened).frame()
 
 
 # -------------------------------------------------------------------------------- which segments, and when new

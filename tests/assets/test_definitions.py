@@ -14,7 +14,7 @@ from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.lineage import SOURCES, column_lineage, column_schema
 from relevance_assets.assets.owners import ASSET_OF
 from relevance_assets.assets.stages import ALL
-from relevance_assets.assets.workspace import Workspace
+from relevance_assets.assets.workspace import Snapshot, Workspace
 from relevance_assets.component import study_definitions
 from relevance_assets.tables.partitions import Batch
 from relevance_assets.tables.schema import TABLES
@@ -210,3 +210,17 @@ def test_a_check_reads_again_only_what_changed(workspace: Workspace) -> None:
     write(workspace, "splits", "sub-300", scan="sub-300", set="test", participant_id="sub-300")
     assert sum(checks.over(workspace, "splits", "rows", look)) == 301
     assert read == ["sub-300.parquet"]
+
+
+def test_what_a_snapshot_saw_before_a_change_is_not_taken_for_what_is_there_after(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look of the sensor asks a table several times; what it holds by the last may have changed since the first."""
+    monkeypatch.setattr(checks, "YOUNG_NS", 0)  # a look over many scans outlasts it
+    numbers = {"minimum": 0.0, "maximum": 1.0, "mean": 0.5, "standard_deviation": 0.1}
+    write(workspace, "volumes", "a", scan="sub-1", image="qT1", **numbers)
+    snapshot = Snapshot(workspace.study, workspace.home)
+    assert checks.one_grid(snapshot)[1]["volumes"] == 1
+    write(workspace, "volumes", "b", scan="sub-2", image="qT1", **(numbers | {"mean": None}))
+    assert checks.finite_volumes(snapshot)[0], "the snapshot is of before"
+    assert not checks.finite_volumes(Snapshot(workspace.study, workspace.home))[0]
