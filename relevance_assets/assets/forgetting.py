@@ -228,8 +228,9 @@ def _take_history(home: Home, instance: dg.DagsterInstance, person: str, found: 
         instance.compute_log_manager.delete_logs(prefix=[run_id])
         found.runs += run_id != NO_RUN
     _tell_again(instance, others, touched, word)
+    said = _take_check_results(instance, person, word)
     _purge_ticks(instance, word)
-    if found.runs:
+    if found.runs or said:
         _compact(home.dagster.rglob("*.db"))
 
 
@@ -260,6 +261,22 @@ def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.AssetMateriali
     """The latest event that is really there."""
     records = instance.fetch_materializations(key, limit=1).records
     return records[0].asset_materialization if records else None
+
+
+def _take_check_results(instance: dg.DagsterInstance, person: str, word: re.Pattern[str]) -> int:
+    """Remove what checks said of the person: it outlives the run, and Dagster has no call for it."""
+    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+    from sqlalchemy import delete, select
+
+    columns = AssetCheckExecutionsTable.c
+    naming = select(columns.id, columns.evaluation_event).where(
+        columns.evaluation_event.contains(person, autoescape=True)
+    )
+    with instance.event_log_storage.index_connection() as connection:  # type: ignore[attr-defined]
+        taken = [row for row, said in connection.execute(naming) if word.search(said)]
+        for row in taken:
+            connection.execute(delete(AssetCheckExecutionsTable).where(columns.id == row))
+    return len(taken)
 
 
 def _purge_ticks(instance: dg.DagsterInstance, word: re.Pattern[str]) -> None:
