@@ -6,9 +6,7 @@ regions (`imaging/atlas.py`), the comparison of groups (`statistics/voxelwise.py
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ import polars as pl
 from relevance_assets.assets.models import people
 from relevance_assets.assets.relevance import geometry_of, read_maps
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, tick
+from relevance_assets.assets.template_space import stamp, transform_file, way_to_scan
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
 from relevance_assets.home import TEMPLATE_SPACE, split_scan
@@ -43,7 +42,6 @@ DESCRIPTIONS = {
     "that of mild people",
     P: "Two-sided p of the difference between the groups, by permutation, corrected over all voxels of the brain",
 }
-INVERSE_MM = 6.0  # of the grid on which the way back from the template is kept: warps are smooth
 OFTEN = 0.25  # share of scans above which a voxel counts as often among the most relevant
 
 
@@ -68,7 +66,7 @@ def _heat_maps(workspace: Workspace) -> Stage:
         said = workspace.results("predictions")
         atlas = [sha256(path) for path in (settings.atlas, settings.atlas_names) if path]
         groups = _groups(workspace)
-        warps = [_stamp(_transform(workspace, scan)) for scan in groups["scan"]]
+        warps = [stamp(transform_file(workspace, scan)) for scan in groups["scan"]]
         return [masks, said, groups.rows(), warps, settings.model_dump(mode="json"), atlas]
 
     def make(_: str) -> Done:
@@ -152,7 +150,7 @@ def _heat_maps(workspace: Workspace) -> Stage:
 
     return Stage(
         name="heat_maps",
-        version="2",
+        version="3",
         description="How often each voxel of the MNI152 template is among the most relevant, in first scans of mild "
         "and severe people, and the difference: by region, and voxel by voxel with permutations.",
         tables=("region_frequencies",),
@@ -195,71 +193,6 @@ def _brain(voxel_size_mm: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # ------------------------------------------------------------------------------------------ scans to the template
-def _transform(workspace: Workspace, scan: str) -> Path | None:
-    """The file that leads from the scan to the template; None where the scan is taken to lie there already.
-
-    The first of: among the scan's derivatives (where a registration writes it), beside the raw images, in the truth of
-    the synthetic cohort.
-    """
-    participant, session = split_scan(scan)
-    raw = workspace.bids / participant / (session or "") / "anat"
-    derived, truth = workspace.mask_path(scan).parent, workspace.truth_path(scan, "any").parent
-    for folder in (derived, raw, truth):
-        found = sorted(name for name in _names(folder) if _leads_there(name, scan))
-        if len(found) > 1:
-            raise ValueError(f"{folder / found[0]}: {scan} has {len(found)} ways to {TEMPLATE_SPACE}; leave one there")
-        if found:
-            return folder / found[0]
-    return None
-
-
-def _names(folder: Path) -> list[str]:
-    with suppress(FileNotFoundError):
-        return os.listdir(folder)  # noqa: PTH208  a pattern for each of thousands of scans takes seconds
-    return []
-
-
-def _leads_there(name: str, scan: str) -> bool:
-    rest = name.removeprefix(f"{scan}_from-")
-    return rest != name and f"_to-{TEMPLATE_SPACE}_mode-image_xfm." in rest and not name.endswith(".json")
-
-
-def _stamp(path: Path | None) -> tuple[str, int, int] | None:
-    """What a raw file is known by: such fields are large, and asked about often."""
-    if path is None:
-        return None
-    status = path.stat()
-    return path.name, status.st_size, status.st_mtime_ns
-
-
-def _warp(workspace: Workspace, scan: str, grid: Grid) -> Callable[[np.ndarray], np.ndarray] | np.ndarray | None:
-    """Where points of the template lie in the prepared scan; None where millimetres of both are taken for the same."""
-    import numpy as np
-
-    from relevance_assets.imaging.displacement import inverse, move, read_displacement
-    from relevance_assets.imaging.grid import axis_aligned
-    from relevance_assets.imaging.transforms import read_affine
-
-    geometry = geometry_of(workspace, scan)
-    if geometry.in_template:
-        return np.eye(4)
-    there, way_back, matrix = workspace.alignment_paths(scan)
-    path = _transform(workspace, scan)
-    if path is None:
-        return None
-    if path == matrix:
-        return geometry.moved @ np.linalg.inv(read_affine(path))
-    if path == there:
-        back = read_displacement(way_back)
-    else:
-        field = read_displacement(path, geometry.native)
-        try:
-            back = inverse(field, axis_aligned(grid, (INVERSE_MM, INVERSE_MM, INVERSE_MM)))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    return lambda points: move(geometry.moved, back(points))
-
-
 def _masked(workspace: Workspace, groups: pl.DataFrame, grid: Grid) -> Iterator[MaskedScan]:
     """Every scan's mask and how it comes onto the template's grid, one at a time."""
     from relevance_assets.evidence.heatmap import MaskedScan
@@ -270,7 +203,7 @@ def _masked(workspace: Workspace, groups: pl.DataFrame, grid: Grid) -> Iterator[
     for scan, group in groups.select("scan", "group").iter_rows():
         levels, affine = load_volume(workspace.quantiles_path(scan, settings.method, settings.map))
         mask = (levels > 0) & (levels <= settings.top_percent)
-        yield MaskedScan(group, mask, affine, _warp(workspace, scan, grid))
+        yield MaskedScan(group, mask, affine, way_to_scan(workspace, scan, grid))
 
 
 def _collected(

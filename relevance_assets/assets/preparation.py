@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["prepared_volumes"]
 
 SEED = 42
+TRANSFORM = (
+    "As ITK, ANTs and greedy have it: takes an image from the first space of the name to the second, so it leads from "
+    "points of the second to points of the first; axes and vectors to left, posterior, superior."
+)
 TOOLS = ("relevance-assets", "nibabel", "scipy", "SimpleITK", "picsl_greedy", "nilearn")  # that values depend on
 
 
@@ -148,7 +152,7 @@ def _write_mask(
     from relevance_assets.imaging.volumes import save_volume
 
     mask = workspace.mask_path(scan)
-    ways = _write_alignment(workspace, scan, prepared, sources, about)
+    ways = _write_transforms(workspace, scan, prepared, sources, about)
     save_volume(mask, prepared.mask.astype("uint8"), prepared.affine)
     content = {
         "Type": "Brain",
@@ -159,33 +163,41 @@ def _write_mask(
     return fingerprint(sha256(mask), *map(sha256, ways))
 
 
-def _write_alignment(
+def _write_transforms(
     workspace: Workspace, scan: str, prepared: Prepared, sources: dict[str, str], about: dict[str, Any]
 ) -> list[Path]:
-    """The files that lead from the first contrast's file to the template and back; none where it lies there already."""
+    """Of the first contrast's file to the template and back, of the other contrasts to the first; none that moves nothing.
+
+    Returns
+    -------
+    list of Path
+        First those that `Geometry.to_dict` names, in its order.
+    """
     import numpy as np
 
     from relevance_assets.imaging.displacement import write_displacement
     from relevance_assets.imaging.transforms import write_affine
 
-    alignment, source = prepared.alignment, f"bids:raw:{sources[workspace.study.contrasts[0].name]}"
-    there, back, matrix = workspace.alignment_paths(scan)
-    for old in (there, back, matrix):  # of another recipe
+    first, *others = workspace.study.contrasts
+    to_template, to_scan, matrix = workspace.alignment_paths(scan)
+    to_first = [workspace.coregistration_path(scan, contrast) for contrast in others]
+    for old in (to_template, to_scan, matrix, *to_first):  # of another recipe
         old.unlink(missing_ok=True)
         sidecar(old).unlink(missing_ok=True)
-    if alignment is None or np.array_equal(alignment.matrix, np.eye(4)):
-        return []
-    if alignment.forward and alignment.back:
-        write_displacement(there, alignment.forward)
-        write_displacement(back, alignment.back)
-        said = {
-            there: f"A point of the source (mm, RAS+) plus its displacement is its place in {TEMPLATE_SPACE}.",
-            back: f"A point of {TEMPLATE_SPACE} (mm, RAS+) plus its displacement is its place in the source.",
-        }
-    else:
-        write_affine(matrix, alignment.matrix)
-        said = {matrix: f"ITK affine transform (LPS): points of the source to {TEMPLATE_SPACE}."}
-    shared = {key: about[key] for key in ("Recipe", "Seed", "Software")} | {"Sources": [source], "Units": "mm"}
-    for path, words in said.items():
-        write_json(sidecar(path), {"Description": words} | shared)
-    return list(said)
+    written: dict[Path, list[str]] = {}
+    alignment, moves = prepared.alignment, prepared.moves
+    if alignment and alignment.forward and alignment.back:
+        write_displacement(to_scan, alignment.forward)
+        write_displacement(to_template, alignment.back)
+        written = dict.fromkeys((to_scan, to_template), [first.name])
+    elif alignment and not np.array_equal(alignment.matrix, np.eye(4)):
+        write_affine(matrix, np.linalg.inv(alignment.matrix))
+        written[matrix] = [first.name]
+    for path, contrast, move in zip(to_first, others, moves[1:], strict=True):
+        if not np.array_equal(move, moves[0]):
+            write_affine(path, np.linalg.inv(move) @ moves[0])
+            written[path] = [contrast.name, first.name]
+    shared = {key: about[key] for key in ("Recipe", "Seed", "Software")} | {"Description": TRANSFORM, "Units": "mm"}
+    for path, names in written.items():
+        write_json(sidecar(path), shared | {"Sources": [f"bids:raw:{sources[name]}" for name in names]})
+    return list(written)

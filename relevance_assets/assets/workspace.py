@@ -193,27 +193,42 @@ class Workspace:
 
     def scan_figure_path(self, scan: str, name: str) -> Path:
         """A figure of one scan."""
-        return self.home.derivatives(self.study.name) / "figures" / scan / f"{check_scan(scan)}_{name}.png"
+        return self._image(scan, "").parents[1] / "figures" / f"{scan}_{name}.png"
 
     def alignment_paths(self, scan: str) -> tuple[Path, Path, Path]:
-        """The way from the first contrast's file to the template: as a field, its way back, or as a matrix."""
-        folder, name = self.mask_path(scan).parent, self.study.contrasts[0].name
-        there = folder / f"{scan}_from-{name}_to-{TEMPLATE_SPACE}_mode-image_xfm.nii.gz"
-        back = folder / f"{scan}_from-{TEMPLATE_SPACE}_to-{name}_mode-image_xfm.nii.gz"
-        return there, back, there.with_name(there.name.replace(".nii.gz", ".txt"))
+        """The transforms of the first contrast's file to the template and back, as fields; and the first as a matrix."""
+        name = self.study.contrasts[0].name
+        to_template, to_scan = ((name, TEMPLATE_SPACE), (TEMPLATE_SPACE, name))
+        return (
+            *(self._transform_path(scan, *pair) for pair in (to_template, to_scan)),
+            self._matrix_path(scan, *to_template),
+        )
+
+    def coregistration_path(self, scan: str, contrast: Contrast) -> Path:
+        """The transform of another contrast's file to the first contrast's."""
+        return self._matrix_path(scan, contrast.name, self.study.contrasts[0].name)
+
+    def _transform_path(self, scan: str, source: str, target: str) -> Path:
+        """It takes an image from `source` to `target`, so it leads from points of the target to points of the source."""
+        return self._image(scan, f"from-{camel(source)}_to-{camel(target)}_mode-image_xfm")
+
+    def _matrix_path(self, scan: str, source: str, target: str) -> Path:
+        path = self._transform_path(scan, source, target)
+        return path.with_name(path.name.replace(".nii.gz", ".txt"))
 
     def _image(self, scan: str, name: str) -> Path:
         return self.home.image(self.study.name, scan, name)
 
     def set_aside(self, scan: str) -> None:
         """Move a scan's derivatives to `removed/<study>/<scan>`, in place of what an earlier removal left there."""
-        folder = self._image(scan, "").parent
-        if not folder.exists():
-            return
+        folder, figures = self._image(scan, "").parent, self.scan_figure_path(scan, "").parent
         place = self.home.removed(self.study.name) / scan
-        shutil.rmtree(place, ignore_errors=True)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(folder, place)
+        if folder.exists() or figures.exists():
+            shutil.rmtree(place, ignore_errors=True)
+        for found, there in ((folder, place), (figures, place / figures.name)):
+            if found.exists():
+                there.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(found, there)
         for empty in (folder.parent, folder.parent.parent):
             if empty != self.home.derivatives(self.study.name) and empty.is_dir() and not any(empty.iterdir()):
                 empty.rmdir()

@@ -1,4 +1,4 @@
-"""Displacement fields: where a point of a scan lies in the template, and the way back.
+"""Displacement fields: where a point of one space lies in another, and the way back.
 
 Belongs here: reading and writing a field, following it, inverting it, its Jacobian. Does not belong here: how a field
 is found (`registration.py`), where its file lies (`assets/heat_maps.py`), moving values (`transforms.py`) and masks
@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from relevance_assets.files import atomic_path
-from relevance_assets.imaging.grid import Grid, same_grid
+from relevance_assets.imaging.grid import Grid
 from relevance_assets.imaging.volumes import ScanError
 
 __all__ = [
@@ -34,6 +34,8 @@ __all__ = [
 
 CLOSE_MM = 0.05  # an inverse that leads back this close is one
 STEPS = 100
+LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)  # to ITK's axes and back
+RAS_INTENT = 1006  # NIfTI's "displacement vector"
 STEP_MM = 2.0**-10  # of written displacements: noise below it would only make files large
 DAMPING = 0.7  # undamped, the iteration would not end where a field stretches lengths by two or more
 
@@ -105,23 +107,22 @@ def derivative(field: Displacement) -> np.ndarray:
     return np.eye(3) + slopes @ np.linalg.inv(field.grid.affine[:3, :3])
 
 
-def read_displacement(path: Path, native: Grid | None = None) -> Displacement:
-    """Read `*_from-<scan>_to-<template>_mode-image_xfm.nii.gz` as the synthetic cohort's truth has it.
+def read_displacement(path: Path) -> Displacement:
+    """Read a field of displacements as ITK, ANTs and greedy write it (`from-<moving>_to-<fixed>_mode-image_xfm`).
 
-    A vector per voxel of the scan's own grid, in mm along RAS+: the voxel's position plus this vector is its position
-    in the template. Programs that keep the way from the template to the scan (ITK, ANTs, greedy) must turn it round;
-    their fields lie on the template's grid, and are refused for that.
+    A vector per voxel, mm: the voxel's position in the fixed space plus this vector is its position in the moving one.
+    Vectors run to left, posterior, superior; with NIfTI's intent "displacement vector", and there alone, to right,
+    anterior, superior, which is how ITK reads them.
 
-    Parameters
-    ----------
-    native : Grid, optional
-        Of the scan's first contrast, on which the field must lie: so that one of the other direction is found out. Not
-        given for fields that this project has written, on grids of their own.
+    Returns
+    -------
+    Displacement
+        In RAS+.
 
     Raises
     ------
     ScanError
-        Not a NIfTI, not five axes (x, y, z, 1, 3), another grid, values that are not finite.
+        Not a NIfTI, not five axes (x, y, z, 1, 3), values that are not finite.
     """
     try:
         image = nib.Nifti1Image.from_filename(path)
@@ -132,15 +133,14 @@ def read_displacement(path: Path, native: Grid | None = None) -> Displacement:
     if values.ndim != 5 or values.shape[3:] != (1, 3):
         raise ScanError(f"{path}: has shape {values.shape}; a displacement field has (x, y, z, 1, 3)")
     grid = Grid((values.shape[0], values.shape[1], values.shape[2]), np.asarray(image.affine, dtype=np.float64))
-    if native is not None and not same_grid(grid, native):
-        raise ScanError(f"{path}: must lie on the scan's own grid {native.shape} and lead from there to the template")
     if not np.isfinite(values).all():
         raise ScanError(f"{path}: holds NaN or infinite displacements; register the scan again")
-    return Displacement(values[:, :, :, 0], grid)
+    is_ras = int(image.header["intent_code"]) == RAS_INTENT
+    return Displacement(values[:, :, :, 0] * (np.float32(1) if is_ras else LPS), grid)
 
 
 def write_displacement(path: Path, field: Displacement) -> None:
-    """Write a field as `read_displacement` reads it, atomically; equal fields give equal bytes.
+    """Write a field as ITK, ANTs and greedy read it (vectors to left, posterior, superior), atomically; equal fields give equal bytes.
 
     To write another mapping or on another grid, take its field by `sampled` first. Displacements are rounded to
     1/1024 mm.
@@ -152,7 +152,7 @@ def write_displacement(path: Path, field: Displacement) -> None:
     """
     if not np.isfinite(field.values).all():
         raise ValueError(f"{path}: displacements to be written are NaN or infinite")
-    values = (np.rint(field.values / STEP_MM) * STEP_MM).astype(np.float32)
+    values = (np.rint(field.values * LPS / STEP_MM) * STEP_MM).astype(np.float32)
     image = nib.Nifti1Image(values[:, :, :, None] + np.float32(0), None)  # + 0: no negative zeros
     image.header.set_intent("vector")
     image.header.set_xyzt_units("mm")

@@ -55,6 +55,8 @@ class Prepared:
         One row of table `preparation_steps` per step, without study and scan.
     before : Image
         The first contrast as its file has it, for figures.
+    moves : tuple of ndarray (4, 4)
+        Of each contrast, from its file's millimetres to those of the scan: co-registration, half-way space.
     """
 
     images: np.ndarray
@@ -65,6 +67,7 @@ class Prepared:
     quality: list[dict[str, Any]]
     steps: list[dict[str, Any]]
     before: Image
+    moves: tuple[np.ndarray, ...]
 
 
 def prepare(
@@ -165,7 +168,7 @@ def _scaled(
         affine = alignment.forward is None
         moved = alignment.matrix if affine else np.eye(4)
         geometry = Geometry(native, grid, True, moved, None if affine else alignment, in_template=True)
-    return Prepared(np.stack(scaled), mask, grid.affine, geometry, alignment, rows, done, before)
+    return Prepared(np.stack(scaled), mask, grid.affine, geometry, alignment, rows, done, before, layers.moves)
 
 
 def _from_native(layers: Layers, native: Grid) -> Alignment | None:

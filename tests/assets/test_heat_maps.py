@@ -14,7 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relevance_assets.assets.heat_maps import DIFFERENCE, _brain, _masked, _transform, heat_map_stages
+from relevance_assets.assets.heat_maps import DIFFERENCE, _brain, _masked, heat_map_stages
+from relevance_assets.assets.template_space import transform_file
 from relevance_assets.assets.stages import ALL, Stage, run_items, state_of
 from relevance_assets.assets.workspace import COMBINED, PLANTED, Workspace
 from relevance_assets.cohort.synthetic import synthesise
@@ -81,10 +82,10 @@ def test_a_planted_voxel_lands_in_the_planted_region(planted: Workspace) -> None
     for scan in scans_of(planted):
         values, affine = load_volume(planted.truth_path(scan, PLANTED))
         points = np.argwhere(values > 0) @ affine[:3, :3].T + affine[:3, 3]
-        path = _transform(planted, scan)
+        path = transform_file(planted, scan)
         assert path is not None
         assert path.parent == planted.truth_path(scan, PLANTED).parent
-        there = read_displacement(path, Grid(values.shape, affine))(points)
+        there = read_displacement(path)(points)
         shares.append([inside(region, grid, place).mean() for place in (there, points, 2 * points - there)])
     warped, as_they_are, backwards = np.mean(shares, axis=0)
     print(f"voxels that land in the region: {warped:.3f}, unmoved {as_they_are:.3f}, backwards {backwards:.3f}")
@@ -112,22 +113,26 @@ def test_the_heat_maps_warp_brings_masks_onto_the_region(planted: Workspace) -> 
 def test_where_a_warp_is_looked_for(planted: Workspace) -> None:
     scan = scans_of(planted)[0]
     truth = planted.truth_path(scan, "any").parent
-    name = f"{scan}_from-T1w_to-{TEMPLATE_SPACE}_mode-image_xfm.nii.gz"
-    assert _transform(planted, scan) == truth / name
+    name = f"{scan}_from-{TEMPLATE_SPACE}_to-T1w_mode-image_xfm.nii.gz"
+    assert transform_file(planted, scan) == truth / name
     raw = planted.bids / truth.relative_to(planted.bids / "derivatives" / "truth") / name
     shutil.copy(truth / name, raw)
-    assert _transform(planted, scan) == raw, "beside the raw images"
+    assert transform_file(planted, scan) == raw, "beside the raw images"
     derived = planted.mask_path(scan).parent / name
     shutil.copy(truth / name, derived)
     shutil.copy(truth / name.replace(".nii.gz", ".json"), derived.parent)
-    assert _transform(planted, scan) == derived, "a registration of this study"
+    assert transform_file(planted, scan) == derived, "a registration of this study"
+    other = derived.with_name(f"{scan}_from-T1w_to-{TEMPLATE_SPACE}_mode-image_xfm.nii.gz")
+    shutil.copy(derived, other)
+    assert transform_file(planted, scan) == other, "needs no inversion"
+    other.unlink()
     shutil.copy(derived, derived.with_name(name.replace("T1w", "T1map")))
-    with pytest.raises(ValueError, match="2 ways"):
-        _transform(planted, scan)
+    with pytest.raises(ValueError, match="one of 2"):
+        transform_file(planted, scan)
     for folder in (derived.parent, raw.parent, truth):
         for path in folder.glob("*_xfm.*"):
             path.unlink()
-    assert _transform(planted, scan) is None
+    assert transform_file(planted, scan) is None
     assert next(_masked(planted, pl.DataFrame({"scan": [scan], "group": ["mild"]}), template_region()[1])).warp is None
 
 
@@ -151,7 +156,7 @@ def fill(workspace: Workspace, edss: dict[str, float], warped: Collection[str] =
         if scan in warped:
             field = nib.Nifti1Image(np.zeros((*brain.shape, 1, 3), np.float32), affine)
             nib.save(
-                field, workspace.mask_path(scan).with_name(f"{scan}_from-T1w_to-{TEMPLATE_SPACE}_mode-image_xfm.nii.gz")
+                field, workspace.mask_path(scan).with_name(f"{scan}_from-{TEMPLATE_SPACE}_to-T1w_mode-image_xfm.nii.gz")
             )
         for asset in ("quantile_masks", "predictions"):
             row = {"asset": [asset], "item": [scan], "outcome": ["ok"], "fingerprint": ["f"], "result": ["r"]}
@@ -220,7 +225,7 @@ def test_a_warp_that_comes_or_changes_makes_the_map_again(workspace: Workspace) 
     with_warps = fill(workspace, EDSS, warped=set(EDSS))
     there = with_warps.fingerprint(ALL)
     assert there != before
-    path = _transform(workspace, "sub-2_ses-M6")
+    path = transform_file(workspace, "sub-2_ses-M6")
     assert path is not None
     path.write_bytes(path.read_bytes() + b"0")
     assert with_warps.fingerprint(ALL) != there
@@ -228,7 +233,7 @@ def test_a_warp_that_comes_or_changes_makes_the_map_again(workspace: Workspace) 
 
 def test_a_bad_warp_is_named(workspace: Workspace) -> None:
     stage = fill(workspace, EDSS, warped={"sub-2_ses-M6"})
-    path = _transform(workspace, "sub-2_ses-M6")
+    path = transform_file(workspace, "sub-2_ses-M6")
     assert path is not None
     path.write_bytes(b"half")
     outcome = run_items(workspace, stage, [ALL])[0]

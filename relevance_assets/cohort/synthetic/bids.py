@@ -202,11 +202,13 @@ def write_truth(folder: Path, scan: Scan, provenance: Mapping[str, Any]) -> None
         stem = folder / "anat" / f"{name}_{label}"
         save_nifti(stem.with_name(f"{stem.name}.nii.gz"), mask, scan.grid)
         _write_sidecar(stem, {**sidecar, "SkullStripped": True, **common})
-    stem = folder / "anat" / f"{name}_from-T1w_to-{TEMPLATE_SPACE}_mode-image_xfm"
-    save_nifti(stem.with_name(f"{stem.name}.nii.gz"), scan.displacement_mm[:, :, :, None, :], scan.grid, 0.002)
+    stem = folder / "anat" / f"{name}_from-{TEMPLATE_SPACE}_to-T1w_mode-image_xfm"
+    save_nifti(
+        stem.with_name(f"{stem.name}.nii.gz"), (scan.displacement_mm * (-1, -1, 1))[:, :, :, None, :], scan.grid, 0.002
+    )
     about_warp = {
-        "Description": "Displacement (x, y, z in mm, RAS): a voxel's position in the scan plus its displacement "
-        f"is its position in {TEMPLATE_SPACE}.",
+        "Description": "Displacement (mm to left, posterior, superior, as ITK has it): a voxel's position in the scan "
+        f"plus its displacement is its position in {TEMPLATE_SPACE}.",
         "Units": "mm",
         "JacobianMinimum": scan.warp.jacobian_minimum,
         "JacobianMaximum": scan.warp.jacobian_maximum,
