@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
-from relevance_assets.assets.workspace import Workspace
 from relevance_assets.assets.relevance import geometry_of
+from relevance_assets.assets.workspace import Workspace
 from relevance_assets.imaging.displacement import move, read_displacement
 from relevance_assets.imaging.geometry import Alignment, to_native, to_prepared_labels
 from relevance_assets.imaging.grid import Grid

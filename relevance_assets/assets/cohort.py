@@ -40,9 +40,9 @@ def upstream(workspace: Workspace, asset: str, item: str) -> str:
 
 
 def cohort_stages(workspace: Workspace) -> list[Stage]:
-    from relevance_assets.assets.preparation import prepared_volumes
+    from relevance_assets.assets.preparation import preparation_stages
 
-    return [_participants(workspace), _raw_scans(workspace), prepared_volumes(workspace), _splits(workspace)]
+    return [_participants(workspace), _raw_scans(workspace), *preparation_stages(workspace), _splits(workspace)]
 
 
 # ------------------------------------------------------------------------------------------------ participants

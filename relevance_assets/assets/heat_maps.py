@@ -6,7 +6,7 @@ regions (`imaging/atlas.py`), the comparison of groups (`statistics/voxelwise.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from relevance_assets.assets.models import people
-from relevance_assets.assets.relevance import geometry_of, read_maps
+from relevance_assets.assets.relevance import read_maps
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, tick
 from relevance_assets.assets.template_space import stamp, transform_file, way_to_scan
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
-from relevance_assets.home import TEMPLATE_SPACE, split_scan
+from relevance_assets.home import TEMPLATE_SPACE
 
 if TYPE_CHECKING:
     import numpy as np

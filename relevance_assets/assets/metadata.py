@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Picture", "mosaic", "overlay_mosaic", "picture", "thumbnail"]
+__all__ = ["Picture", "overlay_mosaic", "picture", "thumbnail"]
 
 MAX_BYTES = 30_000
 PANEL = 128  # pixels on a side
@@ -21,17 +21,6 @@ PANEL = 128  # pixels on a side
 
 class Picture(str):
     """Markdown with an embedded PNG; `dagster_metadata` shows it as markdown, not as text."""
-
-
-def mosaic(images: np.ndarray, names: Sequence[str]) -> Picture:
-    """Three axes (rows) of each contrast (columns), grey, values in [0, 1].
-
-    Parameters
-    ----------
-    images : (contrast, x, y, z)
-    """
-    columns = [np.concatenate([_grey(plane) for plane in _planes(image)], axis=0) for image in images]
-    return _png(np.concatenate(columns, axis=1), f"axial, coronal, sagittal: {', '.join(names)}")
 
 
 def overlay_mosaic(image: np.ndarray, maps: np.ndarray, names: Sequence[str]) -> Picture:

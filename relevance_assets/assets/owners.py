@@ -10,6 +10,7 @@ ASSET_OF = {
     "raw_scans": "raw_scans",
     "volumes": "prepared_volumes",
     "preparation_steps": "prepared_volumes",
+    "preparation_overview": "preparation_overview",
     "splits": "splits",
     "models": "trained_models",
     "training_epochs": "trained_models",

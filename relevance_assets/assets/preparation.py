@@ -1,4 +1,4 @@
-"""The stage `prepared_volumes`: a scan's images by the study's recipe, with the way back and what is known of them.
+"""The stages `prepared_volumes`, a scan's images by the study's recipe, and `preparation_overview`, all of them at once.
 
 Belongs here: which files go in and come out, their sidecars, limits that stop a scan. Does not belong here: the steps
 (`imaging/`), figures (`report/`).
@@ -13,19 +13,27 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from relevance_assets.assets.cohort import upstream
-from relevance_assets.assets.stages import Done, Stage, each
+from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
-from relevance_assets.home import TEMPLATE_SPACE, split_scan
+from relevance_assets.home import split_scan
 from relevance_assets.study import Halfway
+from relevance_assets.tables.schema import TABLES
 
 if TYPE_CHECKING:
     from relevance_assets.imaging.recipe import Prepared
     from relevance_assets.imaging.steps import Visits
 
-__all__ = ["prepared_volumes"]
+__all__ = ["preparation_stages"]
 
+FIGURE = "preparation"
 SEED = 42
+MEASURES = tuple(
+    column.name
+    for column in TABLES["volumes"].columns
+    if column.dtype == pl.Float64() and not column.name.startswith("voxel_")
+)
+QUARTILES = {"lower_quartile": 0.25, "median": 0.5, "upper_quartile": 0.75}
 TRANSFORM = (
     "As ITK, ANTs and greedy have it: takes an image from the first space of the name to the second, so it leads from "
     "points of the second to points of the first; axes and vectors to left, posterior, superior."
@@ -33,7 +41,12 @@ TRANSFORM = (
 TOOLS = ("relevance-assets", "nibabel", "scipy", "SimpleITK", "picsl_greedy", "nilearn")  # that values depend on
 
 
-def prepared_volumes(workspace: Workspace) -> Stage:
+def preparation_stages(workspace: Workspace) -> list[Stage]:
+    return [_prepared_volumes(workspace), _preparation_overview(workspace)]
+
+
+# ------------------------------------------------------------------------------------------------ prepared_volumes
+def _prepared_volumes(workspace: Workspace) -> Stage:
     study = workspace.study
     halfway = next((step for step in study.preparation if isinstance(step, Halfway)), None)
     recipe = [step.model_dump(mode="json", exclude_defaults=True) | {"step": step.step} for step in study.preparation]
@@ -54,7 +67,7 @@ def prepared_volumes(workspace: Workspace) -> Stage:
         ]
 
     def make(scan: str) -> Done:
-        from relevance_assets.assets.metadata import mosaic
+        from relevance_assets.assets.metadata import thumbnail
         from relevance_assets.imaging.limits import check
         from relevance_assets.imaging.recipe import prepare
         from relevance_assets.report.figures_preparation import preparation_figure
@@ -63,7 +76,8 @@ def prepared_volumes(workspace: Workspace) -> Stage:
         sources, hashes = (dict(raw.select("image", column).iter_rows()) for column in ("path", "sha256"))
         paths = [workspace.bids / sources[contrast.name] for contrast in study.contrasts]
         prepared = prepare(paths, study.contrasts, study.preparation, _visits(workspace, scan, visits(scan), halfway))
-        preparation_figure(prepared, scan, workspace.scan_figure_path(scan, "preparation"))
+        figure = workspace.scan_figure_path(scan, FIGURE)
+        preparation_figure(prepared, scan, figure)
         check(prepared.quality, study.quality.fail, paths[0])
         about = {
             "SkullStripped": True,
@@ -85,7 +99,7 @@ def prepared_volumes(workspace: Workspace) -> Stage:
                 "share_clipped": max(row["share_clipped"] for row in rows),
                 "share_cropped": rows[0]["share_cropped"],
                 "needless": ", ".join(row["step"] for row in prepared.steps if not row["done"]) or "no step",
-                "preview": mosaic(prepared.images, [contrast.name for contrast in study.contrasts]),
+                "preview": thumbnail(figure),
             },
         )
 
@@ -98,7 +112,11 @@ def prepared_volumes(workspace: Workspace) -> Stage:
         items=lambda: list(workspace.results("raw_scans")),
         inputs=inputs,
         work=each(make),
-        outputs=lambda scan: [*workspace.prepared_paths(scan), workspace.mask_path(scan)],
+        outputs=lambda scan: [
+            *workspace.prepared_paths(scan),
+            workspace.mask_path(scan),
+            workspace.scan_figure_path(scan, FIGURE),
+        ],
         partition="scan",
         parallel=True,
         needs=("raw_scans",),
@@ -166,7 +184,7 @@ def _write_mask(
 def _write_transforms(
     workspace: Workspace, scan: str, prepared: Prepared, sources: dict[str, str], about: dict[str, Any]
 ) -> list[Path]:
-    """Of the first contrast's file to the template and back, of the other contrasts to the first; none that moves nothing.
+    """The first contrast's to the template and back, the others' to the first; none that moves nothing.
 
     Returns
     -------
@@ -189,7 +207,7 @@ def _write_transforms(
     if alignment and alignment.forward and alignment.back:
         write_displacement(to_scan, alignment.forward)
         write_displacement(to_template, alignment.back)
-        written = dict.fromkeys((to_scan, to_template), [first.name])
+        written = {to_scan: [first.name], to_template: [first.name]}
     elif alignment and not np.array_equal(alignment.matrix, np.eye(4)):
         write_affine(matrix, np.linalg.inv(alignment.matrix))
         written[matrix] = [first.name]
@@ -201,3 +219,75 @@ def _write_transforms(
     for path, names in written.items():
         write_json(sidecar(path), shared | {"Sources": [f"bids:raw:{sources[name]}" for name in names]})
     return list(written)
+
+
+# -------------------------------------------------------------------------------------------- preparation_overview
+def _preparation_overview(workspace: Workspace) -> Stage:
+    study = workspace.study
+    page = workspace.figure_path(FIGURE).with_suffix(".html")
+
+    def stopped() -> dict[str, str]:
+        """Scans that were not prepared, and why."""
+        failed = workspace.read("runs").filter(
+            pl.col("asset").is_in(["raw_scans", "prepared_volumes"]) & (pl.col("outcome") == "failed")
+        )
+        return dict(failed.sort("item").select("item", pl.col("reason").fill_null("")).iter_rows())
+
+    def inputs(_: str) -> Any:
+        results = workspace.results("prepared_volumes")
+        if not results:
+            raise NotReady("no scan prepared yet: prepared_volumes")
+        return [results, stopped(), study.quality.warn.model_dump(mode="json")]
+
+    def make(_: str) -> Done:
+        from relevance_assets.imaging.limits import beyond
+        from relevance_assets.report.overview import overview_page
+
+        volumes, limits, unprepared = workspace.read("volumes"), study.quality.warn, stopped()
+        scans = volumes["scan"].unique().sort()
+        figures = {scan: workspace.scan_figure_path(scan, FIGURE) for scan in {*scans, *unprepared}}
+        overview_page(volumes, figures, limits, f"{study.name}: preparation", page, unprepared)
+        far = {row["scan"] for row in volumes.iter_rows(named=True) if beyond(row, limits)}
+        frame = _spread(volumes)
+        return Done(
+            tables={"preparation_overview": frame},
+            result=fingerprint(frame.rows()),
+            metadata={
+                "scans": len(scans),
+                "not_prepared": len(unprepared),
+                "beyond_limits": len(far),
+                "page": workspace.relative(page),
+                "sql": "SELECT * FROM preparation_overview ORDER BY image, measure",
+            },
+        )
+
+    return Stage(
+        name="preparation_overview",
+        version="1",
+        description="One page with every scan as it was prepared, what is beyond the limits in red; how the quality "
+        "measures are spread over the cohort.",
+        tables=("preparation_overview",),
+        items=lambda: [ALL],
+        inputs=inputs,
+        work=each(make),
+        outputs=lambda _: [page],
+        needs=("prepared_volumes",),
+        kinds=frozenset({"polars"}),
+        group="imaging",
+    )
+
+
+def _spread(volumes: pl.DataFrame) -> pl.DataFrame:
+    """Rows of table `preparation_overview`."""
+    parts = [
+        volumes.group_by("image")
+        .agg(
+            pl.col(measure).count().cast(pl.Int64).alias("n"),
+            pl.col(measure).min().alias("minimum"),
+            *(pl.col(measure).quantile(share, "lower").alias(name) for name, share in QUARTILES.items()),
+            pl.col(measure).max().alias("maximum"),
+        )
+        .with_columns(measure=pl.lit(measure))
+        for measure in MEASURES
+    ]
+    return pl.concat(parts).filter(pl.col("n") > 0).sort("image", "measure")

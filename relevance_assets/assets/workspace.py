@@ -20,7 +20,7 @@ import polars as pl
 
 from relevance_assets.cohort.watch import Folder, look, look_at
 from relevance_assets.files import write_json
-from relevance_assets.home import TEMPLATE_SPACE, Home, check_scan, split_scan
+from relevance_assets.home import TEMPLATE_SPACE, Home, split_scan
 from relevance_assets.study import Contrast, Study
 from relevance_assets.tables.cache import Gathered
 from relevance_assets.tables.schema import TABLES
@@ -198,11 +198,8 @@ class Workspace:
     def alignment_paths(self, scan: str) -> tuple[Path, Path, Path]:
         """The transforms of the first contrast's file to the template and back, as fields; and the first as a matrix."""
         name = self.study.contrasts[0].name
-        to_template, to_scan = ((name, TEMPLATE_SPACE), (TEMPLATE_SPACE, name))
-        return (
-            *(self._transform_path(scan, *pair) for pair in (to_template, to_scan)),
-            self._matrix_path(scan, *to_template),
-        )
+        there, back = (name, TEMPLATE_SPACE), (TEMPLATE_SPACE, name)
+        return self._transform_path(scan, *there), self._transform_path(scan, *back), self._matrix_path(scan, *there)
 
     def coregistration_path(self, scan: str, contrast: Contrast) -> Path:
         """The transform of another contrast's file to the first contrast's."""

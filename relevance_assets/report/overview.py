@@ -1,22 +1,25 @@
 """One page of all scans of a study as they were prepared: the bad one among thousands is seen at a glance.
 
-Belongs here: the page, from what is on disk of every scan (a mosaic of a few kB, rows of table `volumes`). Does not
-belong here: drawing scans (`figures_preparation.py`), stopping one (`imaging/limits.py`).
+Belongs here: the page, from what is on disk of every scan (its figure, rows of table `volumes`). Does not belong here:
+drawing scans (`figures_preparation.py`), limits (`imaging/limits.py`).
 
-One HTML file without scripts, pictures in it: it opens from disk, can be sent, and is searched by the browser.
+One HTML file without scripts, that lies beside the pictures it shows: they are loaded when they come into view.
 """
 
 from __future__ import annotations
 
-import base64
+import os
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 
 from relevance_assets.files import atomic_path
+from relevance_assets.imaging.limits import beyond
+from relevance_assets.report.figures_preparation import mosaic_path
 from relevance_assets.study import Limits
 
 __all__ = ["overview_page"]
@@ -34,45 +37,42 @@ body:has(#only:checked) article.good { display: none }
 
 def overview_page(
     volumes: pl.DataFrame,
-    mosaics: Mapping[str, Path],
+    figures: Mapping[str, Path],
     limits: Limits,
     title: str,
     path: Path,
     stopped: Mapping[str, str] | None = None,
-    figures: Mapping[str, str] | None = None,
 ) -> None:
     """Write the page of a cohort: a mosaic and a row of numbers per scan, in the order of their names.
 
-    A number beyond its limit is red, and so is the frame of its scan; those scans are also listed at the top.
+    What is beyond a limit is said in red, the frame of its scan is red, and those scans are also listed at the top.
 
     Parameters
     ----------
     volumes : DataFrame
         Table `volumes` of one study: a row per scan and image. Columns that are missing are not shown.
-    mosaics : dict of str to Path
-        By scan; where the file is missing the page says so.
+    figures : dict of str to Path
+        By scan; its mosaic is shown and links to it. Where that is missing the page says so.
     limits : Limits
         The study's `quality.warn`.
     path : Path
-        HTML; about 1.4 times the mosaics' bytes, and 0.6 kB of text per scan.
+        HTML, 0.6 kB per scan.
     stopped : dict of str to str, optional
         Scans that were not prepared, and why.
-    figures : dict of str to str, optional
-        Address of a scan's figure, relative to the page: the mosaic links there.
     """
-    stopped, figures = stopped or {}, figures or {}
-    known = {str(scan): rows for (scan,), rows in volumes.partition_by("scan", as_dict=True).items()}
+    stopped = stopped or {}
+    known = {str(scan): rows.to_dicts() for (scan,), rows in volumes.partition_by("scan", as_dict=True).items()}
     cards, bad = [], []
     for scan in sorted({*known, *stopped}):
-        numbers = list(_numbers(known[scan].to_dicts(), limits)) if scan in known else []
-        reason = stopped.get(scan)
-        far = reason is not None or any(beyond for _, beyond in numbers)
+        rows = known.get(scan, [])
+        far = list(dict.fromkeys(words for row in rows for words in beyond(row, limits)))
+        if scan in stopped:
+            far.append(f"not prepared: {stopped[scan]}")
         if far:
             bad.append(scan)
-        said = "".join(f"<span{' class=far' if beyond else ''}>{escape(text)}</span> " for text, beyond in numbers)
-        if reason is not None:
-            said += f"<div class=far>not prepared: {escape(reason)}</div>"
-        picture = _picture(mosaics.get(scan), figures.get(scan))
+        said = "".join(f"<span>{escape(text)}</span> " for text in _numbers(rows))
+        said += "".join(f"<div class=far>{escape(words)}</div>" for words in far)
+        picture = _picture(figures.get(scan), path)
         name = escape(scan)
         cards.append(
             f'<article id="{name}" class={"bad" if far else "good"}>{picture}<b>{name}</b><br>{said}</article>'
@@ -93,36 +93,25 @@ def _head(title: str, scans: int, bad: list[str]) -> Iterator[str]:
     yield "<main>"
 
 
-def _picture(mosaic: Path | None, figure: str | None) -> str:
-    """The mosaic's own bytes, as wide as it is."""
-    if mosaic is None or not mosaic.is_file():
+def _picture(figure: Path | None, page: Path) -> str:
+    if figure is None or not mosaic_path(figure).is_file():
         return "<i>no picture</i><br>"
-    data = base64.b64encode(mosaic.read_bytes()).decode()
-    image = f'<img alt="" src="data:image/png;base64,{data}">'
-    return f'<a href="{escape(figure)}">{image}</a>' if figure else image
+    there, small = (quote(os.path.relpath(file, page.parent)) for file in (figure, mosaic_path(figure)))
+    return f'<a href="{there}"><img alt="" loading=lazy src="{small}"></a>'
 
 
-def _numbers(rows: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[str, bool]]:
-    """What is known of a scan in words, and whether it is beyond its limit; of its images the worst."""
-    first = rows[0]
-    brain = first.get("brain_volume_mm3")
-    if brain is not None:
-        yield f"{brain / 1000:.0f} ml", _outside(brain / 1000, brain / 1000, limits.brain_ml)
-    overlap, similarity = first.get("template_overlap"), first.get("similarity_after")
-    if overlap is not None:
-        yield f"overlap {overlap:.3f}", limits.template_overlap is not None and not overlap >= limits.template_overlap
-    if similarity is not None:
-        yield f"similarity {similarity:.2f}", limits.similarity is not None and not abs(similarity) >= limits.similarity
-    least, greatest = first.get("jacobian_minimum"), first.get("jacobian_maximum")
-    if least is not None and greatest is not None:
-        yield f"Jacobian {least:.2f} to {greatest:.2f}", _outside(least, greatest, limits.jacobian)
+def _numbers(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What is known of a scan in words; of its images the worst."""
+    first = rows[0] if rows else {}
+    if first.get("brain_volume_mm3") is not None:
+        yield f"{first['brain_volume_mm3'] / 1000:.0f} ml"
+    if first.get("template_overlap") is not None:
+        yield f"overlap {first['template_overlap']:.3f}"
+    if first.get("similarity_after") is not None:
+        yield f"similarity {first['similarity_after']:.2f}"
+    if first.get("jacobian_minimum") is not None:
+        yield f"Jacobian {first['jacobian_minimum']:.2f} to {first['jacobian_maximum']:.2f}"
     for name, word in (("share_clipped", "clipped"), ("share_cropped", "cropped")):
         shares = [row[name] for row in rows if row.get(name) is not None]
-        most: float | None = getattr(limits, name)
         if shares:
-            yield f"{word} {max(shares):.2%}", most is not None and not max(shares) <= most
-
-
-def _outside(least: float, greatest: float, limit: tuple[float, float] | None) -> bool:
-    """Whether a range leaves the limit's; NaN does."""
-    return limit is not None and not (least >= limit[0] and greatest <= limit[1])
+            yield f"{word} {max(shares):.2%}"

@@ -119,6 +119,17 @@ _ALL = (
         _real("cpu_seconds", "processor time", volatile=True),
         _real("peak_mb", "the process's peak memory by the end of the step, MB", volatile=True),
     )),
+    _table("preparation_overview", "How the prepared scans of the cohort are spread, by quality measure.", (
+        _IMAGE,
+        _text("measure", "a column of table volumes"),
+    ), (
+        _whole("n", "scans with this measure"),
+        _real("minimum", "least", nullable=True),
+        _real("lower_quartile", "a quarter of the scans is at or below it", nullable=True),
+        _real("median", "half of the scans are at or below it", nullable=True),
+        _real("upper_quartile", "three quarters of the scans are at or below it", nullable=True),
+        _real("maximum", "greatest", nullable=True),
+    )),
     _table("splits", "Set and fold of each scan; all scans of a person are in the same.", (_SCAN,), (
         _text("set", "'train', 'test' or 'new' (came after the split)"),
         _whole("fold", "fold in which the scan is validated; null for test and new", nullable=True),

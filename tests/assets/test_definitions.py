@@ -32,6 +32,7 @@ def test_graph_of_disability(definitions: dg.Definitions) -> None:
         "participants": ["synthetic_cohort"],
         "raw_scans": ["participants"],
         "prepared_volumes": ["raw_scans"],
+        "preparation_overview": ["prepared_volumes"],
         "splits": ["participants", "prepared_volumes"],
         "trained_models": ["prepared_volumes", "splits"],
         "predictions": ["prepared_volumes", "splits", "trained_models"],

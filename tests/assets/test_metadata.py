@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relevance_assets.assets.metadata import MAX_BYTES, PANEL, Picture, mosaic, overlay_mosaic, thumbnail
+from relevance_assets.assets.metadata import MAX_BYTES, PANEL, Picture, overlay_mosaic, thumbnail
 
 
 def pixels(picture: Picture) -> np.ndarray:
@@ -21,7 +21,7 @@ def pixels(picture: Picture) -> np.ndarray:
 def test_top_of_the_head_is_up() -> None:
     image = np.zeros((1, 20, 24, 16))
     image[:, :, :, 12:] = 1  # superior quarter
-    shown = pixels(mosaic(image, ["T1w"]))
+    shown = pixels(overlay_mosaic(image[0], np.zeros_like(image), ["T1w"]))
     assert shown.shape == (3 * PANEL, PANEL, 3)
     coronal = shown[PANEL : 2 * PANEL]
     assert coronal[: PANEL // 2].mean() > 50

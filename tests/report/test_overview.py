@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from html.parser import HTMLParser
 
 import polars as pl
 import pytest
 
+from relevance_assets.report.figures_preparation import mosaic_path
 from relevance_assets.report.overview import overview_page
 from relevance_assets.study import Limits
 
@@ -45,9 +45,10 @@ class Page(HTMLParser):
         if tag in ("script", "link", "iframe"):
             self.fetched.append(tag)
         if tag == "img":
-            head, _, data = known["src"].partition("base64,")
-            assert head == "data:image/png;"
-            self.card["pictures"].append(base64.b64decode(data))
+            assert "loading" in known
+            self.card["pictures"].append(known["src"])
+        if tag == "a" and self.card is not None:
+            self.card["figure"] = known["href"]
         self.red = known.get("class") == "far"
 
     def handle_endtag(self, tag):
@@ -64,7 +65,7 @@ class Page(HTMLParser):
 
 def page(tmp_path, rows, **more):
     path = tmp_path / "page.html"
-    overview_page(pl.DataFrame(rows, infer_schema_length=None), more.pop("mosaics", {}), LIMITS, "a < b", path, **more)
+    overview_page(pl.DataFrame(rows, infer_schema_length=None), more.pop("figures", {}), LIMITS, "a < b", path, **more)
     text = path.read_text("utf-8")
     assert "a &lt; b" in text
     return Page(text)
@@ -73,15 +74,15 @@ def page(tmp_path, rows, **more):
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("brain_volume_mm3", 7e5, "700 ml"),
-        ("brain_volume_mm3", 2.3e6, "2300 ml"),
-        ("template_overlap", 0.84, "overlap 0.840"),
-        ("template_overlap", float("nan"), "overlap nan"),
-        ("similarity_after", 0.4, "similarity 0.40"),
-        ("jacobian_minimum", -0.1, "Jacobian -0.10 to 5.00"),
-        ("jacobian_maximum", 21.0, "Jacobian 0.20 to 21.00"),
-        ("share_clipped", 0.06, "clipped 6.00%"),
-        ("share_cropped", 0.03, "cropped 3.00%"),
+        ("brain_volume_mm3", 7e5, "brain of 700 ml, not 800 to 2200"),
+        ("brain_volume_mm3", 2.3e6, "brain of 2300 ml, not 800 to 2200"),
+        ("template_overlap", 0.84, "template overlap 0.840, below 0.85"),
+        ("template_overlap", float("nan"), "template overlap nan, below 0.85"),
+        ("similarity_after", 0.4, "similarity 0.400, below 0.5"),
+        ("jacobian_minimum", -0.1, "Jacobian from -0.1 to 5, not within 0.05 and 20"),
+        ("jacobian_maximum", 21.0, "Jacobian from 0.2 to 21, not within 0.05 and 20"),
+        ("share_clipped", 0.06, "share clipped 6.0%, above 5.0%"),
+        ("share_cropped", 0.03, "share cropped 3.0%, above 2.0%"),
     ],
 )
 def test_a_number_beyond_its_limit_is_red(tmp_path, column, value, said):
@@ -94,17 +95,19 @@ def test_a_number_beyond_its_limit_is_red(tmp_path, column, value, said):
 
 def test_of_a_scans_images_the_worst_counts(tmp_path):
     rows = [{"scan": "sub-1", "image": name} | GOOD | {"share_clipped": s} for name, s in (("T1w", 0.0), ("T2w", 0.5))]
-    assert page(tmp_path, rows).cards["sub-1"]["red"] == ["clipped 50.00%"]
+    assert page(tmp_path, rows).cards["sub-1"]["red"] == ["share clipped 50.0%, above 5.0%"]
 
 
-def test_pictures_are_in_the_page_and_nothing_is_fetched(tmp_path):
-    mosaic = tmp_path / "m.png"
-    mosaic.write_bytes(b"\x89PNG")
+def test_pictures_lie_beside_the_page_and_nothing_else_is_fetched(tmp_path):
+    figure = tmp_path / "sub-0" / "figures" / "a b.png"
+    mosaic_path(figure).parent.mkdir(parents=True)
+    mosaic_path(figure).write_bytes(b"\x89PNG")
     rows = [{"scan": f"sub-{i}", "image": "T1w"} | GOOD for i in range(3)]
-    mosaics = {"sub-0": mosaic, "sub-1": tmp_path / "gone.png"}
-    found = page(tmp_path, rows, mosaics=mosaics, stopped={"sub-x": "<truncated>; copy it again"})
+    figures = {"sub-0": figure, "sub-1": tmp_path / "gone.png"}
+    found = page(tmp_path, rows, figures=figures, stopped={"sub-x": "<truncated>; copy it again"})
     assert found.fetched == []
-    assert found.cards["sub-0"]["pictures"] == [b"\x89PNG"]
+    assert found.cards["sub-0"]["pictures"] == ["sub-0/figures/a%20b_mosaic.png"]
+    assert found.cards["sub-0"]["figure"] == "sub-0/figures/a%20b.png"
     assert "no picture" in found.cards["sub-1"]["said"]
     assert found.cards["sub-x"]["red"] == ["not prepared: <truncated>; copy it again"]
 
