@@ -1,4 +1,4 @@
-"""The stages `prepared_volumes`, a scan's images by the study's recipe, and `preparation_overview`, all of them at once.
+"""The stages `prepared_volumes`, a scan's images by the study's recipe, and `preparation_overview`, all together.
 
 Belongs here: which files go in and come out, their sidecars, limits that stop a scan. Does not belong here: the steps
 (`imaging/`), figures (`report/`).
@@ -273,7 +273,7 @@ def _preparation_overview(workspace: Workspace) -> Stage:
         outputs=lambda _: [page],
         needs=("prepared_volumes",),
         kinds=frozenset({"polars"}),
-        group="imaging",
+        group="statistics",  # looks at every scan: with them, and by night
     )
 
 

@@ -196,7 +196,7 @@ class Workspace:
         return self._image(scan, "").parents[1] / "figures" / f"{scan}_{name}.png"
 
     def alignment_paths(self, scan: str) -> tuple[Path, Path, Path]:
-        """The transforms of the first contrast's file to the template and back, as fields; and the first as a matrix."""
+        """Of the first contrast's file: the field to the template, the field back, the matrix to the template."""
         name = self.study.contrasts[0].name
         there, back = (name, TEMPLATE_SPACE), (TEMPLATE_SPACE, name)
         return self._transform_path(scan, *there), self._transform_path(scan, *back), self._matrix_path(scan, *there)
@@ -206,7 +206,7 @@ class Workspace:
         return self._matrix_path(scan, contrast.name, self.study.contrasts[0].name)
 
     def _transform_path(self, scan: str, source: str, target: str) -> Path:
-        """It takes an image from `source` to `target`, so it leads from points of the target to points of the source."""
+        """It takes images from `source` to `target`: it leads from points of the target to points of the source."""
         return self._image(scan, f"from-{camel(source)}_to-{camel(target)}_mode-image_xfm")
 
     def _matrix_path(self, scan: str, source: str, target: str) -> Path:

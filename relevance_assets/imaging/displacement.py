@@ -140,7 +140,7 @@ def read_displacement(path: Path) -> Displacement:
 
 
 def write_displacement(path: Path, field: Displacement) -> None:
-    """Write a field as ITK, ANTs and greedy read it (vectors to left, posterior, superior), atomically; equal fields give equal bytes.
+    """Write a field as ITK, ANTs and greedy read it, atomically; equal fields give equal bytes.
 
     To write another mapping or on another grid, take its field by `sampled` first. Displacements are rounded to
     1/1024 mm.

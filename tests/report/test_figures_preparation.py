@@ -61,7 +61,7 @@ def made(values, affine, mask, prepared=None, *, contrasts=1, resampled=False, m
     rows = [{"image": f"contrast{i}", **row} for i in range(contrasts)]
     steps = [{"step": "reorient", "done": True, "note": ""}, {"step": "denoise", "done": False, "note": NOTE}]
     before = Image(values.astype(np.float32), affine)
-    return Prepared(images, mask, prepared.affine, geometry, alignment, rows, steps, before)
+    return Prepared(images, mask, prepared.affine, geometry, alignment, rows, steps, before, (np.eye(4),))
 
 
 def box_scan(affine=None, shape=(36, 45, 32), low=(-50, -80, -30), high=(50, 60, 50), **more):

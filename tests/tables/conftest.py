@@ -108,6 +108,9 @@ def _images(store: Store, study: str, images: tuple[str, ...]) -> None:
             "peak_mb": 9.0,
         }
         store.write("preparation_steps", study, scan, pl.DataFrame([{"scan": scan, "place": 1} | step]))
+    spread = {"image": images[0], "measure": "signal_to_noise", "n": len(SCANS)}
+    spread |= dict.fromkeys(("minimum", "lower_quartile", "median", "upper_quartile", "maximum"), 30.0)
+    store.write("preparation_overview", study, "all", pl.DataFrame([spread]))
 
 
 def _models(store: Store, study: str, name: str, unseen: dict[str, float], binary: bool) -> None:
