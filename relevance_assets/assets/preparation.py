@@ -72,11 +72,12 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
         from relevance_assets.imaging.recipe import prepare
         from relevance_assets.report.figures_preparation import preparation_figure
 
+        figure = workspace.scan_figure_path(scan, FIGURE)  # no output: it stays where a limit stops the scan
+        figure.unlink(missing_ok=True)
         raw = workspace.read("raw_scans", scan)
         sources, hashes = (dict(raw.select("image", column).iter_rows()) for column in ("path", "sha256"))
         paths = [workspace.bids / sources[contrast.name] for contrast in study.contrasts]
         prepared = prepare(paths, study.contrasts, study.preparation, _visits(workspace, scan, visits(scan), halfway))
-        figure = workspace.scan_figure_path(scan, FIGURE)
         preparation_figure(prepared, scan, figure)
         check(prepared.quality, study.quality.fail, paths[0])
         about = {
@@ -112,11 +113,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
         items=lambda: list(workspace.results("raw_scans")),
         inputs=inputs,
         work=each(make),
-        outputs=lambda scan: [
-            *workspace.prepared_paths(scan),
-            workspace.mask_path(scan),
-            workspace.scan_figure_path(scan, FIGURE),
-        ],
+        outputs=lambda scan: [*workspace.prepared_paths(scan), workspace.mask_path(scan)],
         partition="scan",
         parallel=True,
         needs=("raw_scans",),
@@ -170,27 +167,22 @@ def _write_mask(
     from relevance_assets.imaging.volumes import save_volume
 
     mask = workspace.mask_path(scan)
-    ways = _write_transforms(workspace, scan, prepared, sources, about)
-    save_volume(mask, prepared.mask.astype("uint8"), prepared.affine)
+    transforms = _write_transforms(workspace, scan, prepared, sources, about)
+    to_template, to_scan, _ = workspace.alignment_paths(scan)
+    save_volume(mask, prepared.mask, prepared.affine, "uint8")
     content = {
         "Type": "Brain",
-        "Geometry": prepared.geometry.to_dict(*(way.name for way in ways)),
+        "Geometry": prepared.geometry.to_dict(to_scan.name, to_template.name),
         "Sources": [f"bids:raw:{source}" for source in sources.values()],
     }
     write_json(sidecar(mask), about | content)
-    return fingerprint(sha256(mask), *map(sha256, ways))
+    return fingerprint(sha256(mask), *map(sha256, transforms))
 
 
 def _write_transforms(
     workspace: Workspace, scan: str, prepared: Prepared, sources: dict[str, str], about: dict[str, Any]
 ) -> list[Path]:
-    """The first contrast's to the template and back, the others' to the first; none that moves nothing.
-
-    Returns
-    -------
-    list of Path
-        First those that `Geometry.to_dict` names, in its order.
-    """
+    """The first contrast's to the template and back, the others' to the first; none that moves nothing."""
     import numpy as np
 
     from relevance_assets.imaging.displacement import write_displacement
@@ -284,7 +276,7 @@ def _spread(volumes: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.col(measure).count().cast(pl.Int64).alias("n"),
             pl.col(measure).min().alias("minimum"),
-            *(pl.col(measure).quantile(share, "lower").alias(name) for name, share in QUARTILES.items()),
+            *(pl.col(measure).quantile(share, "linear").alias(name) for name, share in QUARTILES.items()),
             pl.col(measure).max().alias("maximum"),
         )
         .with_columns(measure=pl.lit(measure))

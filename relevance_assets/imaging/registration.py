@@ -201,7 +201,8 @@ def deformable(
     determinants = jacobian(to_moving)[inside]
     if not determinants.min() > 0:
         raise ValueError(
-            f"the registration folds: the Jacobian is {determinants.min():.3g} at its least; smooth more (sigmas)"
+            f"the registration folds: the Jacobian is {determinants.min():.3g} at its least; "
+            "look whether the mask holds a whole brain, or take kind: affine"
         )
     points = move(grid.affine, np.argwhere(inside))
     there = to_moving(points)
@@ -211,7 +212,10 @@ def deformable(
         raise ValueError("the registration led out of the moving image; do the images show the same part of the body?")
     missed = np.linalg.norm(to_fixed(there[seen]) - points[seen], axis=1)
     if np.percentile(missed, 99) > max(grid.voxel_sizes_mm) / 2:  # at the steepest places single points miss by more
-        raise ValueError(f"the way back misses by up to {missed.max():.2g} mm; smooth the field more (sigmas)")
+        raise ValueError(
+            f"the registration's way back misses by up to {missed.max():.2g} mm; "
+            "look whether the mask holds a whole brain, or take kind: affine"
+        )
     ends = (float(determinants.min()), float(determinants.max()))
     return Deformation(to_moving, to_fixed, ends, (float(np.median(missed)), float(missed.max())))
 

@@ -125,9 +125,9 @@ _ALL = (
     ), (
         _whole("n", "scans with this measure"),
         _real("minimum", "least", nullable=True),
-        _real("lower_quartile", "a quarter of the scans is at or below it", nullable=True),
-        _real("median", "half of the scans are at or below it", nullable=True),
-        _real("upper_quartile", "three quarters of the scans are at or below it", nullable=True),
+        _real("lower_quartile", "first quartile", nullable=True),
+        _real("median", "second quartile", nullable=True),
+        _real("upper_quartile", "third quartile", nullable=True),
         _real("maximum", "greatest", nullable=True),
     )),
     _table("splits", "Set and fold of each scan; all scans of a person are in the same.", (_SCAN,), (
