@@ -354,8 +354,8 @@ class Method(Settings):
 
     `composite` is a name (docs/relevance.md) or rules as data. With `mask`, voxels outside the brain have no part in
     the rules of the first convolutions. `combined`: also the weighted sum of the contrasts' maps. `native`: maps also
-    on the raw image's grid. `scenarios`: the number under which a publication has the maps, used one by one or
-    combined.
+    on the raw image's grid. `template`: maps also in MNI152NLin2009aSym, their sums kept. `scenarios`: the number under
+    which a publication has the maps, used one by one or combined.
     """
 
     start: Literal["output", "attention"] = "output"
@@ -364,11 +364,21 @@ class Method(Settings):
     mask: bool = True
     combined: bool = True
     native: bool = True
+    template: bool = False
     scenarios: dict[Use, int] = {}
 
     def decisive(self) -> dict[str, Any]:
         """What the maps depend on."""
         return self.model_dump(mode="json", exclude={"scenarios"})
+
+    def grids(self) -> list[Literal["prepared", "native", "template"]]:
+        """On which grids there are maps."""
+        asked: dict[Literal["prepared", "native", "template"], bool] = {
+            "prepared": True,
+            "native": self.native,
+            "template": self.template,
+        }
+        return [grid for grid, wanted in asked.items() if wanted]
 
 
 class Masks(Settings):

@@ -15,8 +15,8 @@ import polars as pl
 
 from relevance_assets.assets.models import people
 from relevance_assets.assets.relevance import read_maps
+from relevance_assets.assets.spaces import stamp, transform_file, way_to_scan
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, tick
-from relevance_assets.assets.template_space import stamp, transform_file, way_to_scan
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
 from relevance_assets.home import TEMPLATE_SPACE

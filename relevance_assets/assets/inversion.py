@@ -15,7 +15,8 @@ import polars as pl
 
 from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.models import model_hash, models_for, predictors, role_of, samples
-from relevance_assets.assets.relevance import geometry_of, read_maps
+from relevance_assets.assets.relevance import read_maps
+from relevance_assets.assets.spaces import geometry_of
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, Work, each, tick
 from relevance_assets.assets.workspace import COMBINED, PLANTED, Workspace
 from relevance_assets.files import fingerprint, sha256

@@ -14,10 +14,10 @@ import polars as pl
 
 from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each
-from relevance_assets.assets.workspace import Workspace
+from relevance_assets.assets.workspace import HALFWAY, Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
-from relevance_assets.home import split_scan
-from relevance_assets.study import Halfway
+from relevance_assets.home import TEMPLATE_SPACE, split_scan
+from relevance_assets.study import Coregister, Halfway
 from relevance_assets.tables.schema import TABLES
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
         check(prepared.quality, study.quality.fail, paths[0])
         about = {
             "SkullStripped": True,
+            **_reference(workspace, scan, sources),
             "Resolution": f"grid of the preparation recipe: {' x '.join(map(str, prepared.mask.shape))} voxels",
             "Recipe": recipe,
             "Steps": [{key: row[key] for key in ("step", "done", "note")} for row in prepared.steps],
@@ -132,6 +133,16 @@ def _visits(workspace: Workspace, scan: str, scans: list[str], step: Halfway | N
         files = dict(workspace.read("raw_scans", one).select("image", "path").iter_rows())
         paths.append(workspace.bids / files[name])
     return Visits(tuple(paths), scans.index(scan))
+
+
+def _reference(workspace: Workspace, scan: str, sources: dict[str, str]) -> dict[str, str]:
+    """Which image shows the space in which the prepared ones lie, where no standard does."""
+    if workspace.space in (None, TEMPLATE_SPACE):
+        return {}
+    if workspace.space == HALFWAY:
+        return {"SpatialReference": f"bids::{workspace.within(workspace.mask_path(scan))}"}
+    (step,) = (step for step in workspace.study.preparation if isinstance(step, Coregister))
+    return {"SpatialReference": f"bids:raw:{sources[step.reference or workspace.study.contrasts[0].name]}"}
 
 
 def _write_images(

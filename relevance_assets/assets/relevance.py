@@ -16,6 +16,7 @@ import polars as pl
 
 from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.models import model_hash, models_for, person, samples
+from relevance_assets.assets.spaces import density_in_template, geometry_of, stamp, transform_file
 from relevance_assets.assets.stages import Done, NotReady, Stage, Work, each
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CONSERVED",
     "accounts_of",
-    "geometry_of",
     "read_maps",
     "relevance_stages",
     "unexplained",
@@ -64,6 +64,7 @@ def read_maps(workspace: Workspace, scan: str, method: str) -> dict[str, np.ndar
 def _relevance_maps(workspace: Workspace) -> Stage:
     study = workspace.study
     methods = {name: method.decisive() for name, method in study.methods.items()}
+    to_template = any(method.template for method in study.methods.values())
 
     def inputs(scan: str) -> Any:
         columns = sorted({covariate.column for covariate in study.cohort.covariates})
@@ -72,6 +73,7 @@ def _relevance_maps(workspace: Workspace) -> Stage:
             {fold: model_hash(workspace, fold) for fold in models_for(workspace, scan)},
             person(workspace, scan, columns) if columns else None,
             methods,
+            *([stamp(transform_file(workspace, scan))] if to_template else []),
         ]
 
     @contextmanager
@@ -140,11 +142,19 @@ def _relevance_maps(workspace: Workspace) -> Stage:
             for name, values in final.items():
                 path = workspace.map_path(scan, method, name)
                 save_volume(path, values, affine)
-                place = {"path": workspace.relative(path)}
+                place: dict[str, Any] = {"path": workspace.relative(path)}
                 if study.methods[method].native:
-                    native = workspace.map_path(scan, method, name, native=True)
+                    native = workspace.map_path(scan, method, name, "native")
                     save_volume(native, to_native(values, geometry), np.asarray(geometry.native.affine))
                     place["native_path"] = workspace.relative(native)
+                if study.methods[method].template:
+                    there = workspace.map_path(scan, method, name, "template")
+                    moved, grid = density_in_template(workspace, scan, values, geometry)
+                    save_volume(there, moved, grid.affine)
+                    place |= {
+                        "template_path": workspace.relative(there),
+                        "template_total": float(moved.sum(dtype=float)),
+                    }
                 _write_sidecars(workspace, scan, method, name, folds)
                 hashes.append(sha256(path))
                 next(r for r in rows if (r["method"], r["fold"], r["contrast"]) == (method, kept, name)).update(place)
@@ -171,15 +181,15 @@ def _relevance_maps(workspace: Workspace) -> Stage:
 
     def outputs(scan: str) -> list[Any]:
         return [
-            workspace.map_path(scan, method, name, native=native)
+            workspace.map_path(scan, method, name, grid)
             for method, settings in study.methods.items()
             for name in workspace.map_contrasts(method)
-            for native in (False, *([True] if settings.native else []))
+            for grid in settings.grids()
         ]
 
     return Stage(
         name="relevance_maps",
-        version="5",
+        version="6",
         description="Why the model decided so, voxel by voxel: LRP maps per contrast and combined, on the prepared and "
         "the native grid, by models that never saw the scan; table relevance_maps accounts for every map's sum, "
         "relevance_ledger for every operation of the network.",
@@ -246,19 +256,9 @@ def _volume(label: Path) -> float:
     return float((values > 0).sum() * abs(np.linalg.det(affine[:3, :3])))
 
 
-def geometry_of(workspace: Workspace, scan: str) -> Any:
-    """How the prepared grid of a scan came from its native one, from the brain mask's sidecar."""
-    import json
-
-    from relevance_assets.imaging.geometry import Geometry
-
-    mask = workspace.mask_path(scan)
-    return Geometry.from_dict(json.loads(sidecar(mask).read_text())["Geometry"], mask.parent)
-
-
 def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str, folds: list[str]) -> None:
     study = workspace.study
-    sources = [_within(workspace, path) for path in workspace.prepared_paths(scan)]
+    sources = [workspace.within(path) for path in workspace.prepared_paths(scan)]
     content = {
         "Description": f"Relevance of {contrast} for the output of {study.model.name}",
         "Sources": [f"bids::{source}" for source in sources],
@@ -268,15 +268,9 @@ def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str,
         "CodeVersion": version("relevance-assets"),
         "SkullStripped": True,
     }
-    for native in (False, *([True] if study.methods[method].native else [])):
-        path = workspace.map_path(scan, method, contrast, native=native)
-        grid = {} if native else {"Resolution": "grid of the preparation recipe"}
-        write_json(sidecar(path), content | grid)
-
-
-def _within(workspace: Workspace, path: Path) -> Path:
-    """A derivative's path inside its dataset, as BIDS URIs name it."""
-    return path.relative_to(workspace.home.derivatives(workspace.study.name))
+    for grid in study.methods[method].grids():
+        about = {"Resolution": "grid of the preparation recipe"} if grid == "prepared" else {}
+        write_json(sidecar(workspace.map_path(scan, method, contrast, grid)), content | about)
 
 
 def _largest(values: pl.Series) -> float | None:
@@ -338,7 +332,7 @@ def _quantile_masks(workspace: Workspace) -> Stage:
                 sidecar(path),
                 {
                     "Description": f"Value N: voxel is among the top N % of the map's {sign} voxels in the brain",
-                    "Sources": [f"bids::{_within(workspace, workspace.map_path(scan, method, contrast))}"],
+                    "Sources": [f"bids::{workspace.within(workspace.map_path(scan, method, contrast))}"],
                     "CodeVersion": version("relevance-assets"),
                     "Resolution": "grid of the preparation recipe",
                     "SkullStripped": True,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from relevance_assets.assets.models import folds, model_hash, people, samples
-from relevance_assets.assets.relevance import geometry_of
+from relevance_assets.assets.spaces import geometry_of
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, tick
 from relevance_assets.assets.workspace import COMBINED, PLANTED, Workspace
 from relevance_assets.files import fingerprint, sha256

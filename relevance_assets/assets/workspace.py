@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import polars as pl
 
 from relevance_assets.cohort.watch import Folder, look, look_at
 from relevance_assets.files import write_json
 from relevance_assets.home import TEMPLATE_SPACE, Home, split_scan
-from relevance_assets.study import Contrast, Study
+from relevance_assets.study import Contrast, Coregister, Resample, Study
 from relevance_assets.tables.cache import Gathered
 from relevance_assets.tables.schema import TABLES
 from relevance_assets.tables.store import Store, stored_path
@@ -44,6 +44,8 @@ def camel(*words: str) -> str:
 
 
 Built = TypeVar("Built")
+HALFWAY = "halfway"  # between the visits of a person
+MapGrid = Literal["prepared", "native", "template"]
 
 
 class Known(NamedTuple):
@@ -155,23 +157,45 @@ class Workspace:
         """As stored in tables: relative to the home folder."""
         return stored_path(path, self.home.root)
 
+    @property
+    def space(self) -> str | None:
+        """Where prepared volumes lie, as BIDS names it; None where the first contrast's file lies."""
+        steps = {step.step: step for step in self.study.preparation}
+        resample, coregister = steps.get("resample"), steps.get("coregister")
+        if isinstance(resample, Resample) and resample.space == "template":
+            return TEMPLATE_SPACE
+        if "halfway" in steps:
+            return HALFWAY
+        if isinstance(coregister, Coregister):
+            names = {contrast.name: contrast.suffix for contrast in self.study.contrasts}
+            return names[coregister.reference or self.study.contrasts[0].name]
+        return None
+
+    @property
+    def _prepared(self) -> str:
+        return f"space-{self.space}_res-prepared" if self.space else "res-prepared"
+
+    def within(self, path: Path) -> Path:
+        """A derivative's path inside its dataset, as BIDS URIs name it."""
+        return path.relative_to(self.home.derivatives(self.study.name))
+
     def prepared_path(self, scan: str, contrast: Contrast) -> Path:
         entities = "".join(f"{key}-{value}_" for key, value in contrast.entities.items())
-        return self._image(scan, f"{entities}res-prepared_desc-preproc_{contrast.suffix}")
+        return self._image(scan, f"{entities}{self._prepared}_desc-preproc_{contrast.suffix}")
 
     def prepared_paths(self, scan: str) -> tuple[Path, ...]:
         return tuple(self.prepared_path(scan, contrast) for contrast in self.study.contrasts)
 
     def mask_path(self, scan: str) -> Path:
-        return self._image(scan, "res-prepared_desc-brain_mask")
+        return self._image(scan, f"{self._prepared}_desc-brain_mask")
 
-    def map_path(self, scan: str, method: str, contrast: str, *, native: bool = False) -> Path:
-        grid = "" if native else "res-prepared_"
-        return self._image(scan, f"{grid}desc-{camel(method, contrast)}_relmap")
+    def map_path(self, scan: str, method: str, contrast: str, grid: MapGrid = "prepared") -> Path:
+        entities = {"prepared": f"{self._prepared}_", "native": "", "template": f"space-{TEMPLATE_SPACE}_"}[grid]
+        return self._image(scan, f"{entities}desc-{camel(method, contrast)}_relmap")
 
     def quantiles_path(self, scan: str, method: str, contrast: str, *, negative: bool = False) -> Path:
         return self._image(
-            scan, f"res-prepared_desc-{camel(method, contrast)}{'Negative' if negative else ''}Quantiles_dseg"
+            scan, f"{self._prepared}_desc-{camel(method, contrast)}{'Negative' if negative else ''}Quantiles_dseg"
         )
 
     def truth_path(self, scan: str, region: str) -> Path:

@@ -195,6 +195,8 @@ _ALL = (
     _table("relevance_maps", "Relevance maps and what they sum to.", (_METHOD, _FOLD, _SCAN, _CONTRAST), (
         _text("path", f"map on the prepared grid, {_PATH}; null for a fold's part of 'ensemble'", nullable=True),
         _text("native_path", f"map on the raw image's grid, {_PATH}", nullable=True),
+        _text("template_path", f"map in MNI152NLin2009aSym, {_PATH}", nullable=True),
+        _real("template_total", "sum over the voxels of the map in MNI152NLin2009aSym", nullable=True),
         _real("start", "relevance put in", nullable=True),
         _real("total", "sum over the map's voxels"),
         _real("difference", "start minus total", nullable=True),

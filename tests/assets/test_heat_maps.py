@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 
 from relevance_assets.assets.heat_maps import DIFFERENCE, _brain, _masked, heat_map_stages
+from relevance_assets.assets.spaces import transform_file
 from relevance_assets.assets.stages import ALL, Stage, run_items, state_of
-from relevance_assets.assets.template_space import transform_file
 from relevance_assets.assets.workspace import COMBINED, PLANTED, Workspace
 from relevance_assets.cohort.synthetic import synthesise
 from relevance_assets.cohort.synthetic.template import load_template

@@ -18,6 +18,7 @@ import SimpleITK as sitk
 
 from relevance_assets.assets.cohort import cohort_stages
 from relevance_assets.assets.preparation import preparation_stages
+from relevance_assets.assets.spaces import density_in_template, geometry_of
 from relevance_assets.assets.stages import ALL, Outcome, run_items, state_of
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.configuration import load_studies, remember
@@ -151,6 +152,31 @@ def raw(made: Made, scan: str, name: str) -> str:
     return "/".join([*scan.split("_"), "anat", f"{scan}_{name}.nii.gz"])
 
 
+def test_relevance_comes_to_its_place_in_the_template_and_its_sum_is_kept(made: Made) -> None:
+    """A smooth source planted in the template at a known place, seen in the scan by the planted move."""
+    place, width = np.array([-30.0, -20.0, 15.0]), 8.0  # mm, inside the brain
+    for scan in SCANS:
+        geometry = geometry_of(made.workspace, scan)
+        back = np.linalg.inv(moved(*MOVES[scan])) @ geometry.prepared.affine
+        at = np.indices(geometry.prepared.shape).reshape(3, -1).T @ back[:3, :3].T + back[:3, 3]
+        values = np.exp(-((at - place) ** 2).sum(axis=1) / (2 * width**2)).reshape(geometry.prepared.shape)
+        there, grid = density_in_template(made.workspace, scan, values, geometry)
+        assert abs(there.sum(dtype=float) / values.sum() - 1) < 0.01
+        points = np.indices(grid.shape).reshape(3, -1).T @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+        middle = (points * there.reshape(-1, 1)).sum(axis=0, dtype=float) / there.sum(dtype=float)
+        assert np.linalg.norm(middle - place) < 1.5
+
+
+def test_without_a_transform_there_is_no_map_in_the_template(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.workspace.home.root, tmp_path / "home")
+    workspace = Workspace(made.workspace.study, Home(tmp_path / "home"))
+    geometry = geometry_of(workspace, SCANS[0])
+    for path in workspace.alignment_paths(SCANS[0]):
+        path.unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=rf"^{SCANS[0]}: no transform to .* add the step register"):
+        density_in_template(workspace, SCANS[0], np.ones(geometry.prepared.shape), geometry)
+
+
 def test_a_scan_beyond_a_limit_stops_alone_and_can_be_looked_at(made: Made) -> None:
     assert {item: one.outcome for item, one in made.outcomes.items()} == {
         **dict.fromkeys(SCANS, "ok"),
@@ -199,7 +225,7 @@ def test_a_scan_that_leaves_takes_its_figures_along(made: Made, tmp_path: Path) 
         kept = {path.name for path in (home.removed("brain_age") / scan / "figures").iterdir()}
         assert kept == {f"{scan}_preparation.png", f"{scan}_preparation_mosaic.png"}
         assert not list(home.derivatives("brain_age").glob(f"{scan.split('_')[0]}*"))
-    assert (home.removed("brain_age") / "sub-1" / "sub-1_res-prepared_desc-brain_mask.nii.gz").exists()
+    assert (home.removed("brain_age") / "sub-1" / "sub-1_space-T1w_res-prepared_desc-brain_mask.nii.gz").exists()
 
 
 def test_the_same_twice_to_the_last_bit(made: Made) -> None:

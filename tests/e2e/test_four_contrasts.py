@@ -15,6 +15,7 @@ from relevance_assets.assets.workspace import Workspace
 from relevance_assets.cohort.synthetic import synthesise
 from relevance_assets.configuration import load_studies, read_settings, remember
 from relevance_assets.home import Home
+from relevance_assets.imaging.template import template
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,10 @@ FEWER = {key: value for key, value in SMALL.items() if not key.startswith(("sani
     "model.options.blocks": [1, 1],
     "training.epochs": 1,
     "masks.negative": False,
-    "methods": {name: SMALL["methods"][name] for name in ("lrp_attention", "saliency_output")},
+    "methods": {
+        "lrp_attention": SMALL["methods"]["lrp_attention"] | {"template": True},  # by the planted warp
+        "saliency_output": SMALL["methods"]["saliency_output"],
+    },
     "sanity": None,
     "heat_map": None,
     "statistics.adjust_for": ["age"],
@@ -89,6 +93,10 @@ def the_fourth_map_lies_on_its_scan(workspace: Workspace, scans: list[str]) -> N
         assert np.isclose(values.sum(), row["total"], rtol=1e-4, atol=1e-4)
         raw = next((workspace.bids / row["scan"].replace("_", "/")).glob("anat/*_FLAIR.nii.gz"))
         assert nib.load(workspace.home.root / row["native_path"]).shape == nib.load(raw).shape
+        there = nib.load(workspace.home.root / row["template_path"])
+        assert there.shape == template().grid.shape
+        assert np.isclose(values_of(workspace.home.root / row["template_path"]).sum(), row["template_total"], rtol=1e-3)
+        assert abs(row["template_total"] - row["total"]) <= 0.01 * np.abs(values).sum(), "the sum is kept"
         each = values_of(*(workspace.map_path(row["scan"], "lrp_attention", name) for name in FOUR))
         combined = values_of(workspace.map_path(row["scan"], "lrp_attention", "combined"))
         weighted = (each * values_of(*workspace.prepared_paths(row["scan"]))).sum(axis=0)

@@ -1,4 +1,4 @@
-"""How a scan's results come into template space: by which of the transforms that lie about, in which direction.
+"""Where a scan's prepared grid lies: on its native grid, and in the template, by the transform that is there.
 
 Belongs here: finding the file, and the mapping that it holds. Does not belong here: making one (`preparation.py`),
 moving volumes along it (`imaging/transforms.py`, `evidence/heatmap.py`).
@@ -6,6 +6,7 @@ moving volumes along it (`imaging/transforms.py`, `evidence/heatmap.py`).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -13,22 +14,53 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relevance_assets.assets.relevance import geometry_of
 from relevance_assets.assets.workspace import Workspace
+from relevance_assets.files import sidecar
 from relevance_assets.home import TEMPLATE_SPACE, split_scan
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from relevance_assets.imaging.geometry import Geometry
     from relevance_assets.imaging.grid import Grid
 
-__all__ = ["stamp", "transform_file", "way_to_scan"]
+__all__ = ["density_in_template", "geometry_of", "stamp", "transform_file", "way_to_scan"]
 
 KINDS = r"\.(nii|nii\.gz|txt|mat)"
 TO_TEMPLATE = re.compile(rf"_from-[a-zA-Z0-9]+_to-{TEMPLATE_SPACE}_mode-image_xfm{KINDS}")
 TO_SCAN = re.compile(rf"_from-{TEMPLATE_SPACE}_to-[a-zA-Z0-9]+_mode-image_xfm{KINDS}")
 MATRICES = (".txt", ".mat")
 INVERSE_MM = 6.0  # of the grid on which the inverse of a field is kept: warps are smooth
+
+
+def geometry_of(workspace: Workspace, scan: str) -> Geometry:
+    """How the prepared grid of a scan came from its native one, from the brain mask's sidecar."""
+    from relevance_assets.imaging.geometry import Geometry
+
+    mask = workspace.mask_path(scan)
+    return Geometry.from_dict(json.loads(sidecar(mask).read_text())["Geometry"], mask.parent)
+
+
+def density_in_template(
+    workspace: Workspace, scan: str, values: np.ndarray, geometry: Geometry
+) -> tuple[np.ndarray, Grid]:
+    """A relevance map in the template, its sum kept, and the grid there: 2 mm, or the prepared one if it lies there.
+
+    Raises
+    ------
+    ValueError
+        No transform of the scan to the template is there.
+    """
+    from relevance_assets.imaging.template import template
+    from relevance_assets.imaging.transforms import pull_density
+
+    target = geometry.prepared if geometry.in_template else template().grid
+    way = way_to_scan(workspace, scan, target)
+    if way is None:
+        raise ValueError(
+            f"{scan}: no transform to {TEMPLATE_SPACE}, which maps with `template: true` need; add the step register"
+        )
+    return pull_density(values, geometry.prepared, target, way), target
 
 
 def transform_file(workspace: Workspace, scan: str) -> Path | None:
