@@ -79,7 +79,7 @@ def _centre(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def shift_mm(matrix: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> float:
-    """How far a matrix moves the voxels of a brain, mean, mm."""
+    """How far a matrix moves the voxels of a brain (at least one), mean, mm."""
     points = move(affine, np.argwhere(mask))
     return float(np.linalg.norm(move(matrix, points) - points, axis=1).mean())
 
@@ -106,7 +106,7 @@ def quality_of(alignment: Alignment, brain: Image, mask: np.ndarray) -> dict[str
     """How well a brain and its mask lie on the template: columns of table `volumes`.
 
     `similarity` is the correlation with the template's T1w inside its mask: before, as the scan's own millimetres put
-    it there, and after.
+    it there, and after; None where the image is constant there, NaN where it holds NaN.
     """
     from relevance_assets.imaging.quality import dice
 
@@ -133,4 +133,5 @@ def _sampled(values: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
-    return float(np.corrcoef(a.astype(np.float64), b.astype(np.float64))[0, 1]) if a.min() < a.max() else None
+    """Pearson's; None where `a` is constant, NaN where it holds NaN."""
+    return None if a.min() == a.max() else float(np.corrcoef(a.astype(np.float64), b.astype(np.float64))[0, 1])

@@ -16,14 +16,20 @@ __all__ = ["beyond", "check"]
 
 
 def beyond(row: Mapping[str, Any], limits: Limits) -> list[str]:
-    """What of a row of table `volumes` is outside the limits; a measure that is null is not looked at."""
+    """What of a row of table `volumes` is outside the limits.
+
+    A measure at its limit is within it, except for the Jacobian, which must lie between its two. A measure that is null
+    is not looked at; one that is NaN is beyond every limit.
+    """
     found = []
-    brain = (row.get("native_brain_mm3") or row["brain_volume_mm3"]) / 1000
+    native = row.get("native_brain_mm3")
+    brain = (row["brain_volume_mm3"] if native is None else native) / 1000
     if limits.brain_ml and not limits.brain_ml[0] <= brain <= limits.brain_ml[1]:
         found.append(f"brain of {brain:.0f} ml, not {limits.brain_ml[0]:g} to {limits.brain_ml[1]:g}")
     for name, value in (("template_overlap", row.get("template_overlap")), ("similarity", row.get("similarity_after"))):
         limit = getattr(limits, name)
-        if limit is not None and value is not None and abs(value) < limit:  # contrasts may be each other's negative
+        # a contrast may be the template's negative; `not >=` holds for NaN, `<` would not
+        if limit is not None and value is not None and not abs(value) >= limit:
             found.append(f"{name.replace('_', ' ')} {abs(value):.3f}, below {limit:g}")
     low, high = row.get("jacobian_minimum"), row.get("jacobian_maximum")
     if limits.jacobian and low is not None and high is not None:
@@ -32,7 +38,7 @@ def beyond(row: Mapping[str, Any], limits: Limits) -> list[str]:
             found.append(f"Jacobian from {low:.3g} to {high:.3g}, not within {least:g} and {greatest:g}")
     for name in ("share_clipped", "share_cropped"):
         limit, value = getattr(limits, name), row.get(name)
-        if limit is not None and value is not None and value > limit:
+        if limit is not None and value is not None and not value <= limit:
             found.append(f"{name.replace('_', ' ')} {value:.1%}, above {limit:.1%}")
     return found
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from relevance_assets.imaging.grid import Grid, resample
+from relevance_assets.imaging.grid import Grid
 from relevance_assets.imaging.template import moved_by, template
 from relevance_assets.imaging.volumes import Image
 
@@ -22,7 +22,6 @@ __all__ = [
     "dice",
     "grid_columns",
     "signal_to_noise",
-    "template_similarity",
     "volume_row",
     "white_matter",
 ]
@@ -150,6 +149,10 @@ def signal_to_noise(image: Image, mask: np.ndarray) -> float | None:
     -----
     Dietrich et al., Journal of Magnetic Resonance Imaging 26:375 (2007), the measure for one receiver coil. Several
     coils, filters and interpolation change the noise's distribution: compare only scans of one protocol.
+
+    Noise that is brighter than a tenth of the brain's mean is left out, so that a low ratio reads too high: of a
+    Rayleigh distribution cut off there, 40 reads 40.1, 30 reads 31.7, 20 reads 27.4, and none reads less than 27.
+    Below about 13 the noise hangs together with the head, and no air is left (None).
     """
     mean = float(image.data[mask].astype(np.float64).mean())
     bright = (image.data > 0.1 * mean) | mask
@@ -163,25 +166,3 @@ def signal_to_noise(image: Image, mask: np.ndarray) -> float | None:
     if air.size < FEWEST or np.unique(air, return_counts=True)[1].max() > air.size / 2:
         return None
     return mean * RAYLEIGH_SD / float(air.std())
-
-
-def template_similarity(image: Image, matrix: np.ndarray | None = None) -> float | None:
-    """Normalised cross-correlation with the template's T1w inside its brain; 1 is equal up to gain and offset.
-
-    Parameters
-    ----------
-    matrix : ndarray (4, 4), optional
-        Points of the template to points of the image, mm; without it where the image lies (before registration).
-
-    Returns
-    -------
-    float in [-1, 1], or None where the image is constant there or outside.
-    """
-    space = template()
-    to_image = np.eye(4) if matrix is None else matrix
-    seen = Grid(space.grid.shape, to_image @ space.grid.affine)
-    values = resample(image.data, Grid(image.data.shape, image.affine), seen)[space.brain].astype(np.float64)
-    reference = space.t1w[space.brain].astype(np.float64)
-    if values.std() == 0:
-        return None
-    return float(np.corrcoef(values, reference)[0, 1])
