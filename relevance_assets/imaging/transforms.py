@@ -196,7 +196,7 @@ def pull_density(values: np.ndarray, source: Grid, target: Grid, mapping: Mappin
     Parameters
     ----------
     values : (x, y, z) on `source`
-        Relevance per voxel. 0 near the edge of the field of view, else some of it is lost.
+        Relevance per voxel; beyond the outermost voxel centres it falls to 0 within a voxel.
     mapping : matrix or callable
         Points of the target to points of the source, mm.
 
@@ -217,7 +217,7 @@ def pull_density(values: np.ndarray, source: Grid, target: Grid, mapping: Mappin
         total = np.zeros(len(centre))
         for offset in within:
             place = (centre + step @ offset).T
-            total += ndimage.map_coordinates(values, place, output=np.float64, order=1, mode="constant")
+            total += ndimage.map_coordinates(values, place, output=np.float64, order=1, mode="grid-constant")
         total *= np.abs(np.linalg.det(step)) / len(within)
         result[layers] = total.reshape(result[layers].shape)
     return result

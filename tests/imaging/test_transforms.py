@@ -259,6 +259,15 @@ def test_chains_and_their_inverses() -> None:
         invert(folded)
 
 
+def test_relevance_at_the_edge_of_the_field_of_view_is_kept() -> None:
+    """The outermost voxels count whole where the target reaches a voxel further."""
+    values = np.random.default_rng(4).normal(1, 1, (6, 5, 4))
+    source = boxed(values.shape, 4.0)
+    target = boxed((20, 20, 20), 2.0)  # 8 mm around it
+    target.affine[:3, 3] += 0.3
+    assert np.isclose(pull_density(values, source, target, np.eye(4)).sum(dtype=float), values.sum(), rtol=1e-3)
+
+
 # --------------------------------------------------------------------------------------------------------- files
 def test_affine_files_are_itks(tmp_path: Path) -> None:
     path = tmp_path / "sub-1_from-T1w_to-FLAIR_mode-image_xfm.txt"
