@@ -331,4 +331,32 @@ def test_masks_and_starts_that_cannot_be(template: Image) -> None:
     with pytest.raises(ValueError, match="unknown metric 'SAD'"):
         rigid(template, template, metric="SAD")
     with pytest.raises(ValueError, match="greedy failed"):
-        rigid(template, template, iterations="ten")
+        deformable(template, template, np.eye(4), sigmas=("wide", "0.5vox"))
+
+
+NOT_LEVELS = ["", "ten", "10x", "x10", "10xx5", "-5x5x5", "5x-5x5", "+5x5", "1.5x5", "5 5", "5X5", "5\n", "5 -V 9", "٥"]
+
+
+@pytest.mark.parametrize("iterations", NOT_LEVELS)
+def test_iterations_that_are_not_numbers_joined_by_x(template: Image, iterations: str) -> None:
+    for call in (rigid, affine, lambda *images, **how: deformable(*images, np.eye(4), **how)):
+        with pytest.raises(ValueError, match=r"iterations .* cannot be used; give whole numbers joined by x"):
+            call(template, template, iterations=iterations)
+
+
+@pytest.mark.parametrize("iterations", ["0", "0x0x0", "0x50x10", "0x0x5", "00x5"])
+def test_a_linear_registration_that_would_crash_greedy(template: Image, iterations: str) -> None:
+    """Segmentation faults of picsl_greedy 1.4.0.3: they would end the process, so they are refused beforehand."""
+    for call in (rigid, affine):
+        with pytest.raises(ValueError, match=f"iterations '{iterations}' cannot be used; .* the first one above 0"):
+            call(template, template, iterations=iterations)
+
+
+def test_levels_without_iterations_are_skipped(template: Image) -> None:
+    """Where greedy bears it: beyond the first level, and anywhere in a deformable registration."""
+    for iterations in ("2x0x0", "2x0x1", "2x1x0"):
+        assert rigid(template, template, start=np.eye(4), iterations=iterations).shape == (4, 4)
+    none = deformable(template, template, np.eye(4), iterations="0x0x0")
+    assert np.abs(none.to_moving.values).max() < 1e-12  # mm: rounding of coordinates of 134 mm, eps 3e-14
+    some = deformable(template, template, np.eye(4), iterations="0x2x0")
+    assert np.abs(some.to_moving.values).max() > 1e-3
