@@ -38,6 +38,7 @@ SEED = 42
 ITERATIONS = "100x50x10"  # from a quarter of the resolution to the full one
 SEARCH = "-search 200 12 15"  # tries; standard deviations of the random rotation (degrees) and shift (mm)
 METRICS = re.compile(r"SSD|MI|NMI|W?NCC [1-9]\d*(x[1-9]\d*x[1-9]\d*)?")
+LEVELS = re.compile(r"[0-9]+(x[0-9]+)*")
 SHORTEST_AXIS = 8  # voxels; of fewer nothing is left at a quarter of the resolution
 DECIMALS = 9  # of rigid matrices: the last bit of LAPACK's results depends on where arrays lie in memory
 RIGID = 1e-6  # a rotation's matrix may be this far from orthogonal
@@ -72,7 +73,8 @@ def rigid(
     search : bool
         200 random starts around the first one before the optimisation, for heads in very different positions.
     iterations : str
-        Per level, from the coarsest to the full resolution.
+        Per level, from the coarsest to the full resolution, as `100x50x10`; none (0) at a level skips it. The coarsest
+        of a rigid or affine registration needs at least one.
 
     Returns
     -------
@@ -81,7 +83,8 @@ def rigid(
     Raises
     ------
     ValueError
-        An image that is constant, not finite or too small, an empty mask or one on another grid, no result.
+        An image that is constant, not finite or too small, an empty mask or one on another grid, iterations or a
+        metric that greedy does not know, no result.
     """
     if start is not None and np.abs(_nearest_rigid(start) - start).max() > RIGID:
         raise ValueError("a rigid registration cannot start from a matrix that scales or shears")
@@ -116,7 +119,7 @@ def _linear(
 ) -> np.ndarray:
     images = _itk_pair(fixed, moving, fixed_mask)
     begin = "-ia-image-centers" if start is None else "-ia {start}"
-    options = f"-a -dof {freedom} {begin} {SEARCH if search else ''} -n {iterations} -o result"
+    options = f"-a -dof {freedom} {begin} {SEARCH if search else ''} {_levels(iterations, 1)} -o result"
     found = _greedy(f"{options} {_metric(metric, images)}", threads, images, start, ("result",))["result"]
     matrix = np.array(found, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) <= 0:
@@ -190,12 +193,12 @@ def deformable(
     """
     images = _itk_pair(fixed, moving, fixed_mask)
     smoothing = f"-s {sigmas[0]} {sigmas[1]} -wp 0"  # not 0: fields are rounded to a tenth of a voxel
-    options = f"-it {{start}} -n {iterations} {smoothing} -o there -oinv back {_metric(metric, images)}"
+    options = f"-it {{start}} {_levels(iterations, 0)} {smoothing} -o there -oinv back {_metric(metric, images)}"
     found = _greedy(options, threads, images, start, ("there", "back"))
-    grid = Grid(_shape(fixed), fixed.affine)
+    grid = Grid(fixed.data.shape, fixed.affine)
     warp, unwarp = (Displacement(_from_itk(found[name]), grid) for name in ("there", "back"))
     to_moving = sampled(lambda points: move(start, warp(points)), grid)
-    cover = axis_aligned(Grid(_shape(moving), moving.affine), grid.voxel_sizes_mm)
+    cover = axis_aligned(Grid(moving.data.shape, moving.affine), grid.voxel_sizes_mm)
     to_fixed = sampled(lambda points: unwarp(move(np.linalg.inv(start), points)), cover)
     inside = fixed.data > fixed.data.mean() if fixed_mask is None else fixed_mask > 0
     determinants = jacobian(to_moving)[inside]
@@ -218,10 +221,6 @@ def deformable(
         )
     ends = (float(determinants.min()), float(determinants.max()))
     return Deformation(to_moving, to_fixed, ends, (float(np.median(missed)), float(missed.max())))
-
-
-def _shape(image: Image) -> tuple[int, int, int]:
-    return image.data.shape
 
 
 def halfway(
@@ -296,6 +295,14 @@ def _midway(matrices: Sequence[np.ndarray]) -> np.ndarray:
         if np.abs(step).max() < 1e-12:
             break
     return mean
+
+
+def _levels(iterations: str, fewest: int) -> str:
+    """greedy crashes where a linear registration starts with a level of 0, and takes `-5` and `5x` for something."""
+    if not LEVELS.fullmatch(iterations) or int(iterations.split("x")[0]) < fewest:
+        wanted = "whole numbers joined by x, as 100x50x10" + ", the first one above 0" * fewest
+        raise ValueError(f"iterations {iterations!r} cannot be used; give {wanted}")
+    return f"-n {iterations}"
 
 
 def _metric(metric: str, images: dict[str, Any]) -> str:

@@ -40,6 +40,13 @@ def seen_from(image: Image, to_moving: np.ndarray, shape: tuple[int, int, int], 
     return Image(values.astype(np.float32), grid)
 
 
+# Every matrix is rounded to nine decimals. Of R R' - I a place changes by 0.5e-9 (|row i| + |row j|), sums of three
+# numbers whose squares add up to 1. Where a planted transform is to be found within 1 mm, that is the issue's limit for
+# the median of real scans (acceptance 2), here for the worst point unless a median is named.
+ROUNDED = 0.5e-9
+ORTHOGONAL = ROUNDED * 2 * np.sqrt(3)
+
+
 def brain_points(image: Image) -> np.ndarray:
     return np.argwhere(image.data > 0.3) @ image.affine[:3, :3].T + image.affine[:3, 3]
 
@@ -74,7 +81,7 @@ def test_a_planted_rigid_transform_is_found(template: Image, oblique: Callable[.
     moving = seen_from(template, truth, shape, grid)
     inverted = Image(np.where(moving.data > 0.05, 1.2 - moving.data, 0).astype(np.float32), grid)
     found = rigid(template, inverted, start=np.eye(4))
-    np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), rtol=0, atol=ORTHOGONAL)
     np.testing.assert_array_equal(found[3], [0, 0, 0, 1])
     assert apart(np.eye(4), truth, points) > 10
     assert apart(found, truth, points) < 1.0
@@ -129,8 +136,8 @@ def test_a_planted_warp_is_found(template: Image) -> None:
     print(f"4 mm: median miss {np.median(before):.2f} mm by the affine, {np.median(missed):.2f} by the warp")
     assert np.median(missed) < min(1.0, float(np.median(before)))
     away = np.linalg.norm(found.to_fixed(found.to_moving(truth[brain])) - truth[brain], axis=1)
-    assert np.percentile(away, 99) < 0.4, "a tenth of a voxel"
-    assert found.round_trip_mm[0] <= found.round_trip_mm[1] < 4
+    assert np.percentile(away, 99) < 0.4, "a tenth of a voxel: greedy's own rounding of fields, which is switched off"
+    assert found.round_trip_mm[0] <= found.round_trip_mm[1] < 2, "half a voxel"
     assert 0 < found.jacobian[0] < 1 < found.jacobian[1] < 5
     again = deformable(template, moving, start, fixed_mask=mask)
     assert found.to_moving.values.tobytes() == again.to_moving.values.tobytes()
@@ -148,16 +155,16 @@ def test_both_ways_on_other_grids(template: Image, oblique: Callable[..., np.nda
     there = points @ truth[:3, :3].T + truth[:3, 3]
     assert np.median(np.linalg.norm(found.to_moving(points) - there, axis=1)) < 1.0
     away = np.linalg.norm(found.to_fixed(found.to_moving(points)) - points, axis=1)
-    assert np.percentile(away, 99) < 0.4
+    assert np.percentile(away, 99) < 0.4, "a tenth of a voxel, as above"
     back = pull(moving.data, Grid(shape, grid), Grid(template.data.shape, template.affine), found.to_moving)
-    assert dice(back > 0.3, template.data > 0.3) > 0.9
+    assert dice(back > 0.3, template.data > 0.3) >= 0.94, "the issue's limit for brains in the template"
 
 
 @pytest.mark.parametrize(
     ("there", "back", "message"),
     [
         (lambda x: 30 * np.sin(x / 12), lambda x: 0 * x, r"folds: the Jacobian is -.*smooth more"),
-        (lambda x: 0 * x + 8, lambda x: 0 * x + 8, "way back misses by up to 2[78] mm"),
+        (lambda x: 0 * x + 8, lambda x: 0 * x + 8, "way back misses by up to 28 mm"),  # 16 sqrt 3
         (lambda x: 0 * x + 900, lambda x: 0 * x - 900, "led out of the moving image"),
     ],
 )
@@ -225,13 +232,14 @@ def test_half_way_is_in_the_middle_whoever_asks(template: Image) -> None:
     points = brain_points(template)
     masks = [visit.data > 0.1 for visit in visits[:2]]
     two = halfway(visits[:2], masks=masks)
-    np.testing.assert_allclose(two[0] @ two[1], np.eye(4), atol=1e-7)  # each is the other's inverse
+    rounded = ROUNDED * (np.sqrt(3) + np.abs(two[1][:3, 3]).sum() + 1)  # of the shift of the product
+    np.testing.assert_allclose(two[0] @ two[1], np.eye(4), rtol=0, atol=rounded, err_msg="not each other's inverse")
     assert apart(two[1] @ np.linalg.inv(two[0]), truths[1], points) < 1.0
     three = halfway(visits)
     other = halfway([visits[2], visits[0], visits[1]])
     assert [a.tobytes() for a in three] == [other[number].tobytes() for number in (1, 2, 0)]
     for i in range(3):
-        np.testing.assert_allclose(three[i][:3, :3] @ three[i][:3, :3].T, np.eye(3), atol=1e-8)
+        np.testing.assert_allclose(three[i][:3, :3] @ three[i][:3, :3].T, np.eye(3), rtol=0, atol=ORTHOGONAL)
         assert apart(three[i] @ np.linalg.inv(three[0]), truths[i], points) < 1.0
 
 
@@ -248,11 +256,12 @@ def test_half_way_by_planted_pairs(template: Image, monkeypatch: pytest.MonkeyPa
         return screw(places[j] - places[i] + 0.5)  # every registration errs by as much, there and back
 
     monkeypatch.setattr("relevance_assets.imaging.registration.rigid", planted)
+    close = {"rtol": 0, "atol": ROUNDED + 1e-11}  # `_midway` ends at 1e-12, of shifts of some mm
     for number, found in enumerate(halfway(images)):
-        np.testing.assert_allclose(found, screw(places[number] - 1.0), atol=1e-8)  # 1 is the mean of the places
+        np.testing.assert_allclose(found, screw(places[number] - 1.0), **close)  # 1 is the mean of the places
     two = halfway([images[2], images[0]])
-    np.testing.assert_allclose(two[0], screw(7.5), atol=1e-8)
-    np.testing.assert_allclose(two[1], screw(-7.5), atol=1e-8)
+    np.testing.assert_allclose(two[0], screw(7.5), **close)
+    np.testing.assert_allclose(two[1], screw(-7.5), **close)
     bits = {tuple(m.tobytes() for m in halfway([images[k] for k in (2, 0, 1)])) for _ in range(50)}
     assert len(bits) == 1
 
@@ -331,4 +340,32 @@ def test_masks_and_starts_that_cannot_be(template: Image) -> None:
     with pytest.raises(ValueError, match="unknown metric 'SAD'"):
         rigid(template, template, metric="SAD")
     with pytest.raises(ValueError, match="greedy failed"):
-        rigid(template, template, iterations="ten")
+        deformable(template, template, np.eye(4), sigmas=("wide", "0.5vox"))
+
+
+NOT_LEVELS = ["", "ten", "10x", "x10", "10xx5", "-5x5x5", "5x-5x5", "+5x5", "1.5x5", "5 5", "5X5", "5\n", "5 -V 9", "٥"]
+
+
+@pytest.mark.parametrize("iterations", NOT_LEVELS)
+def test_iterations_that_are_not_numbers_joined_by_x(template: Image, iterations: str) -> None:
+    for call in (rigid, affine, lambda *images, **how: deformable(*images, np.eye(4), **how)):
+        with pytest.raises(ValueError, match=r"iterations .* cannot be used; give whole numbers joined by x"):
+            call(template, template, iterations=iterations)
+
+
+@pytest.mark.parametrize("iterations", ["0", "0x0x0", "0x50x10", "0x0x5", "00x5"])
+def test_a_linear_registration_that_would_crash_greedy(template: Image, iterations: str) -> None:
+    """Segmentation faults of picsl_greedy 1.4.0.3: they would end the process, so they are refused beforehand."""
+    for call in (rigid, affine):
+        with pytest.raises(ValueError, match=f"iterations '{iterations}' cannot be used; .* the first one above 0"):
+            call(template, template, iterations=iterations)
+
+
+def test_levels_without_iterations_are_skipped(template: Image) -> None:
+    """Where greedy bears it: beyond the first level, and anywhere in a deformable registration."""
+    for iterations in ("2x0x0", "2x0x1", "2x1x0"):
+        assert rigid(template, template, start=np.eye(4), iterations=iterations).shape == (4, 4)
+    none = deformable(template, template, np.eye(4), iterations="0x0x0")
+    assert np.abs(none.to_moving.values).max() < 1e-12  # mm: rounding of coordinates of 134 mm, eps 3e-14
+    some = deformable(template, template, np.eye(4), iterations="0x2x0")
+    assert np.abs(some.to_moving.values).max() > 1e-3

@@ -38,6 +38,8 @@ def boxed(shape: tuple[int, int, int], size: float) -> Grid:
 
 MATRIX = np.array([[1.04, -0.1, 0.02, 3], [0.11, 0.95, -0.05, -4], [0, 0.06, 1.02, 2], [0, 0, 0, 1.0]])
 
+FLOAT64 = 1e-12  # some tens of roundings (1.1e-16) of coordinates of up to 200 mm
+
 
 def wave(points: np.ndarray) -> np.ndarray:
     """A smooth, invertible warp."""
@@ -64,13 +66,21 @@ def test_values_arrive_where_the_mapping_says(oblique: Callable[..., np.ndarray]
     )
     slope = np.array([0.3, -1.2, 0.7])
     values = (centres(source) @ slope + 5).reshape(source.shape)
+    rounded = float(np.spacing(np.float32(np.abs(values).max())))  # half of it in what is read, half in the result
     warped = pull(values, source, target, wave)
-    np.testing.assert_allclose(warped.ravel(), wave(centres(target)) @ slope + 5, atol=1e-3)
+    np.testing.assert_allclose(warped.ravel(), wave(centres(target)) @ slope + 5, rtol=0, atol=rounded)
     cubic = pull(values, source, target, wave, 3)
-    np.testing.assert_allclose(cubic.ravel(), wave(centres(target)) @ slope + 5, atol=0.05)
+    # beyond the edge values stay, so that the slope bends by k there. n voxels away the coefficients of a cubic spline,
+    # the solution of (1, 4, 1)/6, feel it by k (2 - sqrt 3)^n / (2 sqrt 3). Rounding grows by the norm of the spline,
+    # at most 1.55 per axis
+    place = np.linalg.solve(source.affine, np.column_stack([wave(centres(target)), np.ones(len(warped.ravel()))]).T)[:3]
+    edges = np.floor(np.stack([place, np.array(source.shape)[:, None] - 1 - place]))
+    bends = np.abs(slope @ source.affine[:3, :3])[:, None] * (2 - np.sqrt(3)) ** edges / (2 * np.sqrt(3))
+    missed = np.abs(cubic.ravel() - (wave(centres(target)) @ slope + 5))
+    assert (missed <= bends.sum(axis=(0, 1)) + (1.55**3 + 1) / 2 * rounded).all()
     straight = pull(values, source, target, MATRIX)
     np.testing.assert_allclose(
-        straight.ravel(), (centres(target) @ MATRIX[:3, :3].T + MATRIX[:3, 3]) @ slope + 5, atol=1e-3
+        straight.ravel(), (centres(target) @ MATRIX[:3, :3].T + MATRIX[:3, 3]) @ slope + 5, rtol=0, atol=rounded
     )
 
 
@@ -80,7 +90,9 @@ def test_a_matrix_and_the_same_as_function_agree(order: int) -> None:
     source, target = boxed(values.shape, 2.0), boxed((9, 8, 10), 4.0)
     by_matrix = pull(values, source, target, MATRIX, order)
     by_function = pull(values, source, target, lambda p: p @ MATRIX[:3, :3].T + MATRIX[:3, 3], order)
-    np.testing.assert_allclose(by_function, by_matrix, atol=1e-4)
+    # float32 is rounded after the Gaussian's three passes and at the end; a spline's norm is 1.55 per axis
+    rounded = float(np.spacing(np.float32(8)))
+    np.testing.assert_allclose(by_function, by_matrix, rtol=0, atol=(3 * 1.55**3 + 1) * rounded if order else 0)
     assert (by_matrix == 0).any(), "some of the target is outside"
     np.testing.assert_array_equal(
         pull(values, source, target, np.eye(4), order), resample(values, source, target, order)
@@ -124,7 +136,7 @@ def test_labels_by_share_against_a_plain_loop(size: float) -> None:
             continue
         shares = {n: share_by_loops(labels == n, place) for n in (0, 2, 5, 255)}
         best = sorted(shares.values())
-        if best[-1] - best[-2] > 1e-5:
+        if best[-1] - best[-2] > 1.001e-6:  # less is a tie
             assert ours[index] == max(shares, key=shares.__getitem__)
             checked += 1
     assert checked > 100
@@ -188,10 +200,11 @@ def test_the_sum_of_relevance_is_kept(sizes: tuple[float, float]) -> None:
     points = centres(target)
     expected = bump(wave(points)) * wave_determinant(points) * (sizes[1] / sizes[0]) ** 3
     found = pull_density(smooth, source, target, wave).ravel()
-    # second derivatives of 1/width² per axis: linear interpolation misses by h²/8 of them, a voxel's mean by t²/24
+    # second derivatives of 1/width² per axis: linear interpolation misses by h²/8 of them, a voxel's mean by t²/24, in
+    # the warp's leading order
     bound = 3 * (sizes[0] ** 2 / 8 + sizes[1] ** 2 / 24) / 9.0**2
-    np.testing.assert_allclose(found, expected, atol=1.1 * bound * expected.max())
-    assert found.sum(dtype=float) == pytest.approx(smooth.sum(), rel=0.002)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=bound * expected.max())
+    assert found.sum(dtype=float) == pytest.approx(smooth.sum(), rel=0.002)  # measured: 0.0002; the issue says 0.01
 
 
 def test_a_rough_map_and_single_voxels_keep_their_sum() -> None:
@@ -203,13 +216,25 @@ def test_a_rough_map_and_single_voxels_keep_their_sum() -> None:
     moved = pull_density(rough, source, target, turn)
     print(f"noise of single voxels: sum changes by {moved.sum(dtype=float) / rough.sum() - 1:+.4%}")
     assert moved.sum(dtype=float) == pytest.approx(rough.sum(), rel=0.01)
-    errors = []
+    points = centres(target) @ MATRIX[:3, :3].T + MATRIX[:3, 3]
+    waves = np.array([k for k in np.ndindex(9, 9, 9) if k != (4, 4, 4)]) - 4
+    errors, bounds = [], []
     for place in rng.integers(10, 30, (8, 3)):
         alone = np.zeros(source.shape)
         alone[tuple(place)] = 1
         errors.append(pull_density(alone, source, target, turn).sum(dtype=float) - 1)
-    print(f"one voxel alone: sum changes by up to {np.abs(errors).max():.2%}")
-    assert np.abs(errors).max() < 0.06
+        # its share is a hat, seen at a lattice of points, two per voxel and axis: by Poisson's sum what is too much is
+        # at most the hat's spectrum, sinc², at the lattice's frequencies
+        here = points[
+            ((wave(points) - centres(source).reshape(*source.shape, 3)[tuple(place)]) ** 2).sum(axis=1).argmin()
+        ]
+        slope = np.eye(3)
+        slope[[0, 1, 2], [1, 2, 0]] = 2.5 / 14 * np.cos(here[[1, 2, 0]] / 14)
+        lattice = np.linalg.solve(source.affine[:3, :3], slope @ MATRIX[:3, :3] @ target.affine[:3, :3]) / 2
+        bounds.append((np.sinc(waves @ np.linalg.inv(lattice)) ** 2).prod(axis=1).sum())
+    print(f"one voxel alone: sum changes by up to {np.abs(errors).max():.2%}, {max(bounds):.2%} at most")
+    assert max(bounds) < 0.06
+    assert (np.abs(errors) < bounds).all()
 
 
 def test_where_nothing_is_interpolated_the_map_is_exact() -> None:
@@ -229,8 +254,13 @@ def test_where_nothing_is_interpolated_the_map_is_exact() -> None:
 def test_a_matrix_that_shrinks_and_mirrors_keeps_the_sum() -> None:
     source = boxed((40, 40, 40), 2.0)
     values = bump(centres(source), width=6.0).reshape(source.shape)
-    for matrix in (np.diag([0.8, 1.3, 1.1, 1]), np.diag([-1.1, 1, 1, 1.0])):
-        assert pull_density(values, source, source, matrix).sum(dtype=float) == pytest.approx(values.sum(), rel=0.001)
+    for matrix, parts in ((np.diag([0.8, 1.3, 1.1, 1]), (2, 3, 2)), (np.diag([-1.1, 1, 1, 1.0]), (2, 2, 2))):
+        # points s source voxels apart see the frequencies k / s (Poisson's sum): linear interpolation leaves sinc² of
+        # them, times a Gaussian of 3 voxels that comes again around each whole frequency; and float32's displacements
+        rate = np.arange(1, 9)[:, None] * parts / np.abs(np.diag(matrix)[:3])
+        seen = np.sinc(rate) ** 2 * np.exp(-2 * (np.pi * 3 * (rate - np.rint(rate))) ** 2)
+        found = pull_density(values, source, source, matrix).sum(dtype=float)
+        assert found == pytest.approx(values.sum(), rel=float(np.prod(1 + 2 * seen.sum(axis=0)) - 1 + 1e-6))
 
 
 def test_chains_and_their_inverses() -> None:
@@ -238,7 +268,7 @@ def test_chains_and_their_inverses() -> None:
     points = np.random.default_rng(2).uniform(-15, 15, (200, 3))
     straight = compose(MATRIX, np.linalg.inv(MATRIX))
     assert isinstance(straight, np.ndarray)
-    np.testing.assert_allclose(straight, np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(straight, np.eye(4), rtol=0, atol=FLOAT64)
     np.testing.assert_array_equal(compose(), np.eye(4))
     chain = compose(MATRIX, compose(field, MATRIX))
     assert isinstance(chain, Chain)
@@ -247,9 +277,14 @@ def test_chains_and_their_inverses() -> None:
     by_hand = field(first) @ MATRIX[:3, :3].T + MATRIX[:3, 3]
     np.testing.assert_array_equal(chain(points), by_hand)
     back = invert(chain)
-    assert np.abs(back(chain(points)) - points).max() < 0.15
-    assert np.abs(chain(back(points)) - points).max() < 0.15
-    np.testing.assert_allclose(invert(MATRIX) @ MATRIX, np.eye(4), atol=1e-12)
+    # per component: lengths change by 1 + c at most there and 1 / (1 - c) back; linear interpolation over h = 2 mm
+    # misses by h²/8 of the second derivatives, 2.5 / 14² there; `inverse` stops within 0.05 mm of its voxel centres
+    c, there = 2.5 / 14, 2**2 / 8 * 2.5 / 14**2
+    missed = (0.05 + 2 * there) / (1 - c) + there / (1 - c) ** 3
+    grows, shrinks = (np.abs(m[:3, :3]).sum(axis=1).max() for m in (MATRIX, np.linalg.inv(MATRIX)))
+    assert np.abs(back(chain(points)) - points).max() < missed * shrinks
+    assert np.abs(chain(back(points)) - points).max() < (1 + c) * missed * grows
+    np.testing.assert_allclose(invert(MATRIX) @ MATRIX, np.eye(4), rtol=0, atol=FLOAT64)
     with pytest.raises(ValueError, match="singular"):
         invert(np.zeros((4, 4)))
     with pytest.raises(TypeError, match="sampled"):
@@ -279,8 +314,8 @@ def test_affine_files_are_itks(tmp_path: Path) -> None:
     theirs = sitk.ReadTransform(str(path))
     for point in np.random.default_rng(0).uniform(-80, 80, (20, 3)):
         x, y, z = theirs.TransformPoint((-point[0], -point[1], point[2]))
-        np.testing.assert_allclose((-x, -y, z), (MATRIX @ [*point, 1])[:3], atol=1e-10)
-    np.testing.assert_allclose(read_affine(path), MATRIX, atol=1e-12)
+        np.testing.assert_allclose((-x, -y, z), (MATRIX @ [*point, 1])[:3], rtol=0, atol=FLOAT64)
+    np.testing.assert_allclose(read_affine(path), MATRIX, rtol=0, atol=FLOAT64)
 
 
 def by_the_formula(path: Path) -> np.ndarray:
@@ -297,7 +332,7 @@ def test_published_transforms_are_read(data: Path) -> None:
     files = sorted((data / "open-ms-longitudinal" / "derivatives").rglob("*.txt"))
     assert len(files) == 6
     for file in files:
-        np.testing.assert_allclose(read_affine(file), by_the_formula(file), atol=1e-10)
+        np.testing.assert_allclose(read_affine(file), by_the_formula(file), rtol=0, atol=FLOAT64)
 
 
 def test_other_linear_transforms_are_read_and_others_refused(tmp_path: Path) -> None:
@@ -306,7 +341,7 @@ def test_other_linear_transforms_are_read_and_others_refused(tmp_path: Path) -> 
     sitk.WriteTransform(euler, str(path))
     found = read_affine(path)
     x = euler.TransformPoint((-7.0, -8.0, 9.0))
-    np.testing.assert_allclose((found @ [7, 8, 9, 1])[:3], (-x[0], -x[1], x[2]), atol=1e-10)
+    np.testing.assert_allclose((found @ [7, 8, 9, 1])[:3], (-x[0], -x[1], x[2]), rtol=0, atol=FLOAT64)
     sitk.WriteTransform(sitk.BSplineTransform(3, 3), str(path))
     with pytest.raises(ScanError, match=r"x\.txt: is not a linear"):
         read_affine(path)
