@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, optimize
 
 from relevance_assets.imaging.grid import Grid
 from relevance_assets.imaging.template import moved_by, template
@@ -28,7 +28,7 @@ __all__ = [
 
 WHITE = 0.9  # share of white matter in the template, above which a voxel counts as white matter
 AIR_MM = 12.0  # nearer to the head than this is no air: scalp's ringing and interpolation
-RAYLEIGH_SD = math.sqrt(2 - math.pi / 2)  # SD of the magnitude of pure noise of SD 1
+MOST_SQUARE = 0.49  # of noise in air, by the cut squared: above, nearly all of its distribution lies beyond the cut
 FEWEST = 100  # voxels, for a number that is an average
 
 
@@ -131,9 +131,9 @@ def coefficient_of_variation(values: np.ndarray, mask: np.ndarray) -> float | No
 def signal_to_noise(image: Image, mask: np.ndarray) -> float | None:
     """Mean of the brain over the standard deviation of the noise, seen in the air around the head.
 
-    In air a magnitude image holds noise alone, whose Rayleigh distribution has sqrt(2 - pi / 2) = 0.655 of the
-    noise's SD. Air is what is darker than a tenth of the brain's mean, outside the head (the largest object that is
-    brighter, filled) by 12 mm and more.
+    In air a magnitude image holds noise alone, which has a Rayleigh distribution. Air is what is darker than a tenth of
+    the brain's mean, outside the head (the largest object that is brighter, filled) by 12 mm and more; the distribution
+    is fitted as one that is cut off there, by maximum likelihood.
 
     Parameters
     ----------
@@ -142,20 +142,20 @@ def signal_to_noise(image: Image, mask: np.ndarray) -> float | None:
 
     Returns
     -------
-    float, or None where there is no air with noise: fewer than 100 voxels, or half of them with one value (a
-    background that was set, a stripped image).
+    float, or None where there is no air with noise: fewer than 100 voxels, half of them with one value (a background
+    that was set, a stripped image), no fall towards the cut. Below about 13 the noise hangs together with the head, and
+    no air is left.
 
     Notes
     -----
     Dietrich et al., Journal of Magnetic Resonance Imaging 26:375 (2007), the measure for one receiver coil. Several
     coils, filters and interpolation change the noise's distribution: compare only scans of one protocol.
 
-    Noise that is brighter than a tenth of the brain's mean is left out, so that a low ratio reads too high: of a
-    Rayleigh distribution cut off there, 40 reads 40.1, 30 reads 31.7, 20 reads 27.4, and none reads less than 27.
-    Below about 13 the noise hangs together with the head, and no air is left (None).
+    With u = cut^2 / (2 SD^2), the mean of (value / cut)^2 is 1 / u - 1 / (exp(u) - 1); 1 / 2 where nothing falls.
     """
     mean = float(image.data[mask].astype(np.float64).mean())
-    bright = (image.data > 0.1 * mean) | mask
+    cut = 0.1 * mean
+    bright = (image.data > cut) | mask
     labels, _ = ndimage.label(bright)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
@@ -165,4 +165,8 @@ def signal_to_noise(image: Image, mask: np.ndarray) -> float | None:
     air = image.data[away & ~bright].astype(np.float64)
     if air.size < FEWEST or np.unique(air, return_counts=True)[1].max() > air.size / 2:
         return None
-    return mean * RAYLEIGH_SD / float(air.std())
+    square = float(np.mean(air**2)) / cut**2
+    if not square < MOST_SQUARE:
+        return None
+    u = optimize.brentq(lambda u: 1 / u - 1 / math.expm1(u) - square, 1e-4, min(2 / square, 700.0))
+    return mean / cut * math.sqrt(2 * u)

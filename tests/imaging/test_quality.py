@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 from relevance_assets.imaging.alignment import quality_of, shift_mm
 from relevance_assets.imaging.geometry import Alignment
@@ -155,18 +156,28 @@ def test_planted_noise_is_found(oblique: Affine, codes: str, sizes: tuple[float,
     assert signal_to_noise(image, half) == found[0], "the head is what is bright, not the mask"
 
 
-def test_noise_brighter_than_a_tenth_of_the_brain_is_left_out() -> None:
-    """A true ratio of 20 reads as a Rayleigh distribution cut off at 2 standard deviations: 27.4, as is documented."""
-    sizes, sigma = (4.0, 4.0, 4.0), SIGNAL / 20
-    r = np.linspace(0, 2, 100_001)
+@pytest.mark.parametrize("ratio", [300.0, 40.0, 25.0, 20.0, 15.0])
+def test_low_and_high_ratios_are_found(ratio: float) -> None:
+    """Within four standard errors, by the information on log SD in a Rayleigh distribution that is cut off."""
+    sizes = (4.0, 4.0, 4.0)
+    image = scan_with_air(0, np.diag([*sizes, 1.0]), sizes, SIGNAL / ratio)
+    r = np.linspace(0, min(ratio / 10, 12), 100_001)
     weight = r * np.exp(-(r**2) / 2) / (r * np.exp(-(r**2) / 2)).sum()
-    cut = math.sqrt((weight * r**2).sum() - (weight * r).sum() ** 2)
-    image = scan_with_air(0, np.diag([*sizes, 1.0]), sizes, sigma)
+    information = (weight * r**4).sum() - (weight * r**2).sum() ** 2
+    kept = 1 - math.exp(-((ratio / 10) ** 2) / 2)
+    voxels = kept * (gap_mm(image.data.shape, sizes) > 12).sum()
     found = signal_to_noise(image, box(image.data.shape, LOW, HIGH))
-    expected = 20 * math.sqrt(2 - math.pi / 2) / cut
-    assert expected == pytest.approx(27.4, abs=0.05)
-    voxels = 0.86 * (gap_mm(image.data.shape, sizes) > 12).sum()
-    assert found == pytest.approx(expected, rel=4 * math.sqrt(2.245 / (4 * voxels)))  # a cut tail lowers the kurtosis
+    assert found == pytest.approx(ratio, rel=4 / math.sqrt(voxels * information))
+
+
+def likeliest(air: np.ndarray, cut: float) -> float:
+    """SD of a Rayleigh distribution cut off at `cut`, by looking for the greatest likelihood."""
+
+    def unlikely(sd: float) -> float:
+        inside = 1 - math.exp(-(cut**2) / (2 * sd**2))
+        return 2 * air.size * math.log(sd) + (air**2).sum() / (2 * sd**2) + air.size * math.log(inside)
+
+    return float(minimize_scalar(unlikely, bounds=(1e-3 * cut, cut), method="bounded", options={"xatol": 1e-9}).x)
 
 
 def test_where_there_is_no_air_there_is_no_noise() -> None:
@@ -197,8 +208,7 @@ def test_air_is_at_least_100_voxels_more_than_12_mm_away(width: int, enough: boo
     air = np.arange(data[5].size) % 90
     data[5] = air.reshape(data[5].shape)
     found = signal_to_noise(Image(data, np.diag([-4.0, 4.0, 4.0, 1.0])), data == SIGNAL)
-    rayleigh = math.sqrt((4 - math.pi) / 2)
-    assert found == (pytest.approx(SIGNAL * rayleigh / np.std(air), rel=1e-9) if enough else None)
+    assert found == (pytest.approx(SIGNAL / likeliest(air.astype(float), SIGNAL / 10), rel=1e-4) if enough else None)
 
 
 # ---------------------------------------------------------------------------------------------------- white matter
