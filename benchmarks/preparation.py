@@ -135,11 +135,14 @@ def main() -> None:
             str(workers), f"{minutes:.1f}", f"{figures['again']:.2f}", f"{figures['steps']['peak_mb'].max():.0f}"
         )
     console.print(table)
+    missed = False
     cpu, memory = float(per_scan.median()), max(float(f["steps"]["peak_mb"].max()) for f in runs.values())
     for name, value, limit in (("CPU s per scan", cpu, LIMIT_CPU_S), ("peak MB", memory, LIMIT_MB)):
+        missed |= value > limit
         console.print(f"{name}: {value:.1f}, limit {limit:g}: {'kept' if value <= limit else 'MISSED'}")
     for line in alone["failed"]:
         console.print(line)
+        missed = True
     if given.json:
         content = {
             "steps": {step: [median, most] for _, step, median, most in by_step.iter_rows()},
@@ -148,6 +151,8 @@ def main() -> None:
             "peak_mb": {w: f["steps"]["peak_mb"].max() for w, f in runs.items()},
         }
         given.json.write_text(json.dumps(content, indent=2) + "\n")
+    if missed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

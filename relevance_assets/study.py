@@ -543,6 +543,14 @@ class Study(Settings):
         in_template = isinstance(resample, Resample) and resample.space == "template"
         if "register" not in by_name and ("remove" in by_name or in_template):
             raise ValueError("preparation: the template's regions and space need the step register")
+        halfway, coregister = by_name.get("halfway"), by_name.get("coregister")
+        if isinstance(halfway, Halfway) and isinstance(coregister, Coregister):
+            compared, reference = halfway.contrast or names[0], coregister.reference or names[0]
+            if compared != reference:
+                raise ValueError(
+                    f"preparation, halfway: compares visits by {compared}, but coregister brings them to {reference}; "
+                    f"write contrast: {reference}"
+                )
         if "halfway" in by_name and (resample is None or (isinstance(crop, CropOrPad) and crop.centre == "brain")):
             raise ValueError(
                 "preparation: halfway puts all visits on one grid: it needs resample, and crop_or_pad with centre: grid"

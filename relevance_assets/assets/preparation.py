@@ -6,6 +6,8 @@ Belongs here: which files go in and come out, their sidecars, limits that stop a
 
 from __future__ import annotations
 
+import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from relevance_assets.assets.cohort import upstream
+from relevance_assets.assets.spaces import stamp
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each
 from relevance_assets.assets.workspace import HALFWAY, Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
 from relevance_assets.home import TEMPLATE_SPACE, split_scan
-from relevance_assets.study import Coregister, Halfway
+from relevance_assets.study import Coregister, Halfway, Register, Remove
 from relevance_assets.tables.schema import TABLES
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ def preparation_stages(workspace: Workspace) -> list[Stage]:
 def _prepared_volumes(workspace: Workspace) -> Stage:
     study = workspace.study
     halfway = next((step for step in study.preparation if isinstance(step, Halfway)), None)
+    remove = next((step for step in study.preparation if isinstance(step, Remove)), None)
     recipe = [step.model_dump(mode="json", exclude_defaults=True) | {"step": step.step} for step in study.preparation]
 
     def visits(scan: str) -> list[str]:
@@ -59,7 +63,9 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
         return sorted(other for other in workspace.results("raw_scans") if split_scan(other)[0] == person)
 
     def inputs(scan: str) -> Any:
+        atlas = [stamp(path) for path in (remove.atlas, remove.atlas_names) if path] if remove else []
         return [
+            *([atlas] if atlas else []),
             [upstream(workspace, "raw_scans", one) for one in dict.fromkeys([scan, *visits(scan)])],
             [step.model_dump(mode="json") for step in study.preparation],
             [contrast.model_dump(mode="json") for contrast in study.contrasts],
@@ -74,6 +80,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
 
         figure = workspace.scan_figure_path(scan, FIGURE)  # no output: it stays where a limit stops the scan
         figure.unlink(missing_ok=True)
+        _clear(workspace, scan)
         raw = workspace.read("raw_scans", scan)
         sources, hashes = (dict(raw.select("image", column).iter_rows()) for column in ("path", "sha256"))
         paths = [workspace.bids / sources[contrast.name] for contrast in study.contrasts]
@@ -114,13 +121,37 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
         items=lambda: list(workspace.results("raw_scans")),
         inputs=inputs,
         work=each(make),
-        outputs=lambda scan: [*workspace.prepared_paths(scan), workspace.mask_path(scan)],
+        outputs=lambda scan: [
+            *workspace.prepared_paths(scan),
+            workspace.mask_path(scan),
+            *_to_template(workspace, scan),
+        ],
         partition="scan",
         parallel=True,
         needs=("raw_scans",),
         kinds=frozenset({"nifti", "numpy"}),
         group="imaging",
     )
+
+
+def _to_template(workspace: Workspace, scan: str) -> list[Path]:
+    """The files that the recipe's `register` leaves: fields there and back, or one matrix."""
+    *fields, matrix = workspace.alignment_paths(scan)
+    kinds = [step.kind for step in workspace.study.preparation if isinstance(step, Register)]
+    return {"deformable": fields, "affine": [matrix]}[kinds[0]] if kinds else []
+
+
+def _clear(workspace: Workspace, scan: str) -> None:
+    """Remove what another recipe left: our transforms, and volumes whose names say another space."""
+    for path in workspace.mask_path(scan).parent.glob(f"{scan}_*"):
+        space = re.search(r"(?:_space-([a-zA-Z0-9]+))?_res-prepared_", path.name)
+        if space and space[1] != workspace.space:
+            path.unlink()
+        elif (
+            path.name.endswith("_mode-image_xfm.json") and json.loads(path.read_text()).get("Description") == TRANSFORM
+        ):
+            for suffix in (".nii.gz", ".txt", ".json"):
+                path.with_name(path.stem + suffix).unlink(missing_ok=True)
 
 
 def _visits(workspace: Workspace, scan: str, scans: list[str], step: Halfway | None) -> Visits:
@@ -193,28 +224,28 @@ def _write_mask(
 def _write_transforms(
     workspace: Workspace, scan: str, prepared: Prepared, sources: dict[str, str], about: dict[str, Any]
 ) -> list[Path]:
-    """The first contrast's to the template and back, the others' to the first; none that moves nothing."""
+    """The first contrast's to the template and back, also where they move nothing; the others' to the first."""
     import numpy as np
 
-    from relevance_assets.imaging.displacement import write_displacement
+    from relevance_assets.imaging.alignment import on_native_grid
+    from relevance_assets.imaging.displacement import sampled, write_displacement
+    from relevance_assets.imaging.recipe import FIELD_MM
+    from relevance_assets.imaging.template import template
     from relevance_assets.imaging.transforms import write_affine
 
     first, *others = workspace.study.contrasts
-    to_template, to_scan, matrix = workspace.alignment_paths(scan)
-    to_first = [workspace.coregistration_path(scan, contrast) for contrast in others]
-    for old in (to_template, to_scan, matrix, *to_first):  # of another recipe
-        old.unlink(missing_ok=True)
-        sidecar(old).unlink(missing_ok=True)
-    written: dict[Path, list[str]] = {}
     alignment, moves = prepared.alignment, prepared.moves
-    if alignment and alignment.forward and alignment.back:
-        write_displacement(to_scan, alignment.forward)
-        write_displacement(to_template, alignment.back)
-        written = {to_scan: [first.name], to_template: [first.name]}
-    elif alignment and not np.array_equal(alignment.matrix, np.eye(4)):
-        write_affine(matrix, np.linalg.inv(alignment.matrix))
-        written[matrix] = [first.name]
-    for path, contrast, move in zip(to_first, others, moves[1:], strict=True):
+    paths = _to_template(workspace, scan)
+    written = {path: [first.name] for path in paths}
+    if alignment and len(paths) == 2:
+        native = prepared.geometry.native
+        forward = alignment.forward or on_native_grid(alignment, native, np.eye(4), FIELD_MM)
+        write_displacement(paths[0], alignment.back or sampled(alignment.to_scan, template().grid))
+        write_displacement(paths[1], forward)
+    elif alignment:
+        write_affine(paths[0], np.linalg.inv(alignment.matrix))
+    for contrast, move in zip(others, moves[1:], strict=True):
+        path = workspace.coregistration_path(scan, contrast)
         if not np.array_equal(move, moves[0]):
             write_affine(path, np.linalg.inv(move) @ moves[0])
             written[path] = [contrast.name, first.name]

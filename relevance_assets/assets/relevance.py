@@ -73,7 +73,7 @@ def _relevance_maps(workspace: Workspace) -> Stage:
             {fold: model_hash(workspace, fold) for fold in models_for(workspace, scan)},
             person(workspace, scan, columns) if columns else None,
             methods,
-            *([stamp(transform_file(workspace, scan))] if to_template else []),
+            *([_others_transform(workspace, scan)] if to_template else []),
         ]
 
     @contextmanager
@@ -205,6 +205,12 @@ def _relevance_maps(workspace: Workspace) -> Stage:
         group="relevance",
         pool="gpu",
     )
+
+
+def _others_transform(workspace: Workspace, scan: str) -> tuple[str, int, int] | None:
+    """What the transform to the template is known by where it is not of this study's preparation."""
+    path = transform_file(workspace, scan)
+    return None if path is None or path.parent == workspace.mask_path(scan).parent else stamp(path)
 
 
 EXPLANATION = ["method", "fold", "scan"]

@@ -167,7 +167,7 @@ def _scaled(
     if layers.in_template and alignment:
         affine = alignment.forward is None
         moved = alignment.matrix if affine else np.eye(4)
-        geometry = Geometry(native, grid, True, moved, None if affine else alignment, in_template=True)
+        geometry = Geometry(native, grid, layers.resampled[0], moved, None if affine else alignment, in_template=True)
     return Prepared(np.stack(scaled), mask, grid.affine, geometry, alignment, rows, done, before, layers.moves)
 
 

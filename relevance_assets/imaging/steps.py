@@ -362,7 +362,10 @@ def remove(layers: Layers, step: study.Remove) -> Result:
     else:
         atlas = approximate_atlas(grid.shape, grid.affine)
     places = move(layers.grids[0].affine, np.argwhere(layers.mask))
-    out = atlas.contains(layers.alignment.to_template(places), step.regions)
+    try:
+        out = atlas.contains(layers.alignment.to_template(places), step.regions)
+    except ValueError as error:
+        raise ScanError(f"{layers.path}: preparation, remove.regions: {error}") from None
     mask = layers.mask.copy()
     mask[mask] = ~out
     if not mask.any():
@@ -424,6 +427,10 @@ def _into_template(layers: Layers, voxel_size_mm: tuple[float, float, float], or
     assert layers.mask is not None
     assert layers.alignment is not None  # the settings' own check
     alignment, target = layers.alignment, axis_aligned(template().grid, voxel_size_mm)
+    said = f"{TEMPLATE_SPACE}, {' x '.join(f'{size:g}' for size in voxel_size_mm)} mm"
+    if alignment.forward is None and np.array_equal(alignment.matrix, np.eye(4)):
+        placed = replace(_onto(layers, target, order), in_template=True)  # what lies on this grid stays as it is
+        return placed, said if any(placed.resampled) else f"{NEEDLESS}on the grid of {said} already"
     mask = pull(layers.mask.astype(np.float32), layers.grids[0], target, alignment.to_scan, 1) >= 0.5 - 1e-5
     mask = _kept(layers, mask)
     images = tuple(
@@ -434,7 +441,7 @@ def _into_template(layers: Layers, voxel_size_mm: tuple[float, float, float], or
     placed = replace(
         layers, images=images, grids=(target,) * many, resampled=(True,) * many, mask=mask, in_template=True
     )
-    return placed, f"{TEMPLATE_SPACE}, {' x '.join(f'{size:g}' for size in voxel_size_mm)} mm"
+    return placed, said
 
 
 def crop_or_pad(layers: Layers, step: study.CropOrPad) -> Result:

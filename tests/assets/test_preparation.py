@@ -168,8 +168,7 @@ def test_relevance_comes_to_its_place_in_the_template_and_its_sum_is_kept(made: 
 
 
 def test_without_a_transform_there_is_no_map_in_the_template(made: Made, tmp_path: Path) -> None:
-    shutil.copytree(made.workspace.home.root, tmp_path / "home")
-    workspace = Workspace(made.workspace.study, Home(tmp_path / "home"))
+    workspace = copy_of(made, tmp_path).workspace
     geometry = geometry_of(workspace, SCANS[0])
     for path in workspace.alignment_paths(SCANS[0]):
         path.unlink(missing_ok=True)
@@ -217,9 +216,8 @@ def test_the_overview_shows_everybody_and_the_table_how_they_are_spread(made: Ma
 
 
 def test_a_scan_that_leaves_takes_its_figures_along(made: Made, tmp_path: Path) -> None:
-    shutil.copytree(made.workspace.home.root, tmp_path / "home")
-    home = Home(tmp_path / "home")
-    workspace = Workspace(made.workspace.study, home)
+    workspace = copy_of(made, tmp_path).workspace
+    home = workspace.home
     for scan in MOVES:
         workspace.set_aside(scan)
         kept = {path.name for path in (home.removed("brain_age") / scan / "figures").iterdir()}
@@ -234,6 +232,56 @@ def test_the_same_twice_to_the_last_bit(made: Made) -> None:
     (outcome,) = made.run("prepared_volumes", ["sub-1"])
     assert outcome.outcome == "ok"
     assert {path: path.read_bytes() for path in files} == files
+
+
+def copy_of(made: Made, folder: Path) -> Made:
+    shutil.copytree(made.workspace.home.root, folder / "home")
+    return Made(Workspace(made.workspace.study, Home(folder / "home")), {})
+
+
+def test_a_lost_transform_makes_the_scan_undone(made: Made, tmp_path: Path) -> None:
+    """Else it would be taken to lie in the template already."""
+    copy = copy_of(made, tmp_path)
+    stage = preparation_stages(copy.workspace)[0]
+    assert state_of(copy.workspace, stage, "sub-1") == "current"
+    next(path for path in copy.workspace.alignment_paths("sub-1") if path.exists()).unlink()
+    assert state_of(copy.workspace, stage, "sub-1") == "stale"
+
+
+def test_another_recipe_leaves_nothing_of_the_first_and_what_others_put_there(made: Made, tmp_path: Path) -> None:
+    copy = copy_of(made, tmp_path)
+    folder = copy.workspace.mask_path("sub-1").parent
+    foreign = folder / f"sub-1_from-CT_to-{TEMPLATE_SPACE}_mode-image_xfm.txt"
+    foreign.write_text("somebody's")
+    steps = [step for step in made.workspace.study.preparation if step.step not in ("coregister", "register")]
+    copy.workspace = Workspace(made.workspace.study.model_copy(update={"preparation": steps}), copy.workspace.home)
+    (outcome,) = copy.run("prepared_volumes", ["sub-1"])
+    assert outcome.outcome == "ok"
+    names = {"res-prepared_desc-preproc_T1w", "res-prepared_desc-preproc_FLAIR", "res-prepared_desc-brain_mask"}
+    expected = {f"sub-1_{name}{suffix}" for name in names for suffix in (".nii.gz", ".json")}
+    assert {path.name for path in folder.iterdir()} == {*expected, foreign.name}
+
+
+def test_a_scan_in_the_template_by_its_name_has_transforms_that_move_nothing(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.workspace.bids, tmp_path / "bids")
+    for name in ("T1w", "FLAIR"):
+        folder = tmp_path / "bids" / "sub-1" / "anat"
+        (folder / f"sub-1_{name}.nii.gz").rename(folder / f"sub-1_space-{TEMPLATE_SPACE}_{name}.nii.gz")
+    study = made.workspace.study
+    entities = {"space": TEMPLATE_SPACE}
+    contrasts = [contrast.model_copy(update={"entities": entities}) for contrast in study.contrasts]
+    cohort = study.cohort.model_copy(update={"bids": tmp_path / "bids"})
+    changed = study.model_copy(update={"contrasts": contrasts, "cohort": cohort})
+    one = Made(Workspace(changed, Home(tmp_path / "home")), {})
+    for name in ("participants", "raw_scans"):
+        one.run(name)
+    (outcome,) = one.run("prepared_volumes", ["sub-1"])
+    assert outcome.outcome == "ok", outcome.reason
+    places = points_of_the_brain()
+    files = [path for path in one.workspace.alignment_paths("sub-1") if path.exists()]
+    assert len(files) == {"affine": 1, "deformable": 2}[study.preparation[3].kind]  # type: ignore[union-attr]
+    for path in files:
+        np.testing.assert_allclose(by_itk(path, places), places, atol=1e-3)
 
 
 @pytest.mark.skipif(not VALIDATOR.exists(), reason="bids-validator-deno is not installed")

@@ -198,3 +198,21 @@ def test_limits_name_what_is_beyond_them() -> None:
     assert beyond({"brain_volume_mm3": 9e5}, limits) == [], "what is not known is not beyond"
     with pytest.raises(ScanError, match=r"^x\.nii: brain of 500 ml.*; look at its figure"):
         check([row, row], limits, Path("x.nii"))
+
+
+def test_half_way_space_is_that_of_the_contrast_that_the_others_were_brought_to(tmp_path: Path) -> None:
+    """Else visits would be moved by the movement between contrasts too: a few mm that nobody sees."""
+    home = Home(tmp_path)
+    steps = [
+        {"step": "coregister", "reference": "NDI"},
+        {"step": "halfway"},
+        {"step": "brain_mask"},
+        {"step": "resample", "voxel_size_mm": [2, 2, 2]},
+        {"step": "scale"},
+    ]
+    remember(home, "disability", {"preparation": steps})
+    with pytest.raises(ValueError, match="compares visits by qT1, but coregister brings them to NDI; write contrast"):
+        load_studies(home)
+    steps[1]["contrast"] = "NDI"
+    remember(home, "disability", {"preparation": steps})
+    assert load_studies(home)["disability"].preparation[1].step == "halfway"
