@@ -24,13 +24,12 @@ from relevance_assets.study import Coregister, Halfway, Register, Remove
 from relevance_assets.tables.schema import TABLES
 
 if TYPE_CHECKING:
+    from relevance_assets.imaging.layers import Visits
     from relevance_assets.imaging.recipe import Prepared
-    from relevance_assets.imaging.steps import Visits
 
 __all__ = ["preparation_stages"]
 
 FIGURE = "preparation"
-SEED = 42
 MEASURES = tuple(
     column.name
     for column in TABLES["volumes"].columns
@@ -74,6 +73,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
 
     def make(scan: str) -> Done:
         from relevance_assets.assets.metadata import thumbnail
+        from relevance_assets.imaging.greedy import SEED
         from relevance_assets.imaging.limits import check
         from relevance_assets.imaging.recipe import prepare
         from relevance_assets.report.figures_preparation import preparation_figure
@@ -93,7 +93,7 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
             "Resolution": f"grid of the preparation recipe: {' x '.join(map(str, prepared.mask.shape))} voxels",
             "Recipe": recipe,
             "Steps": [{key: row[key] for key in ("step", "done", "note")} for row in prepared.steps],
-            "Seed": SEED,  # of the registration, which is random without
+            "Seed": SEED,
             "Software": {name: version(name) for name in TOOLS},
         }
         rows = _write_images(workspace, scan, prepared, sources, hashes, about)
@@ -156,7 +156,7 @@ def _clear(workspace: Workspace, scan: str) -> None:
 
 def _visits(workspace: Workspace, scan: str, scans: list[str], step: Halfway | None) -> Visits:
     """The files by which a person's visits are compared."""
-    from relevance_assets.imaging.steps import Visits
+    from relevance_assets.imaging.layers import Visits
 
     name = step.contrast if step and step.contrast else workspace.study.contrasts[0].name
     paths = []

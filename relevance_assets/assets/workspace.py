@@ -157,7 +157,7 @@ class Workspace:
         """As stored in tables: relative to the home folder."""
         return stored_path(path, self.home.root)
 
-    @property
+    @cached_property
     def space(self) -> str | None:
         """Where prepared volumes lie, as BIDS names it; None where the first contrast's file lies."""
         steps = {step.step: step for step in self.study.preparation}
@@ -171,7 +171,7 @@ class Workspace:
             return names[coregister.reference or self.study.contrasts[0].name]
         return None
 
-    @property
+    @cached_property  # asked for several files of every scan
     def _prepared(self) -> str:
         return f"space-{self.space}_res-prepared" if self.space else "res-prepared"
 

@@ -22,8 +22,9 @@ from relevance_assets.imaging.displacement import move, sampled
 from relevance_assets.imaging.geometry import Alignment, Geometry
 from relevance_assets.imaging.grid import Grid
 from relevance_assets.imaging.intensity import scale
+from relevance_assets.imaging.layers import Layers, Visits, read_layers
 from relevance_assets.imaging.quality import volume_row
-from relevance_assets.imaging.steps import NEEDLESS, Layers, Visits, read_layers
+from relevance_assets.imaging.steps import NEEDLESS
 from relevance_assets.imaging.template import template
 from relevance_assets.imaging.volumes import Image
 from relevance_assets.usage import peak_mb

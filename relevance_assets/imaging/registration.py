@@ -12,38 +12,24 @@ order, and the last digits differ: `threads` belongs to what a result is known b
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import io
-import os
-import re
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from relevance_assets.imaging.displacement import Displacement, jacobian, move, sampled
+from relevance_assets.imaging.greedy import checked_matrix, field_values, greedy, itk_pair, levels, metric_option
 from relevance_assets.imaging.grid import Grid, axis_aligned
 from relevance_assets.imaging.volumes import Image
 
-__all__ = ["Deformation", "affine", "deformable", "halfway", "rigid", "to_itk"]
+__all__ = ["Deformation", "affine", "deformable", "halfway", "rigid"]
 
-SEED = 42
 ITERATIONS = "100x50x10"  # from a quarter of the resolution to the full one
 SEARCH = "-search 200 12 15"  # tries; standard deviations of the random rotation (degrees) and shift (mm)
-METRICS = re.compile(r"SSD|MI|NMI|W?NCC [1-9]\d*(x[1-9]\d*x[1-9]\d*)?")
-LEVELS = re.compile(r"[0-9]+(x[0-9]+)*")
-SHORTEST_AXIS = 8  # voxels; of fewer nothing is left at a quarter of the resolution
 DECIMALS = 9  # of rigid matrices: the last bit of LAPACK's results depends on where arrays lie in memory
 RIGID = 1e-6  # a rotation's matrix may be this far from orthogonal
-_LPS = np.diag([-1.0, -1.0, 1.0])  # ITK's axes run to left, posterior, superior
-_STDOUT = threading.Lock()
 
 
 def rigid(
@@ -117,10 +103,10 @@ def _linear(
     iterations: str,
     threads: int,
 ) -> np.ndarray:
-    images = _itk_pair(fixed, moving, fixed_mask)
+    images = itk_pair(fixed, moving, fixed_mask)
     begin = "-ia-image-centers" if start is None else "-ia {start}"
-    options = f"-a -dof {freedom} {begin} {SEARCH if search else ''} {_levels(iterations, 1)} -o result"
-    found = _greedy(f"{options} {_metric(metric, images)}", threads, images, start, ("result",))["result"]
+    options = f"-a -dof {freedom} {begin} {SEARCH if search else ''} {levels(iterations, 1)} -o result"
+    found = greedy(f"{options} {metric_option(metric, images)}", threads, images, start, ("result",))["result"]
     matrix = np.array(found, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) <= 0:
         raise ValueError("the registration found no transform; do the images show the same part of the body?")
@@ -129,7 +115,7 @@ def _linear(
 
 def _nearest_rigid(matrix: np.ndarray) -> np.ndarray:
     """The rotation nearest to a matrix, with its shift, to `DECIMALS`."""
-    left, _, right = np.linalg.svd(_checked_matrix(matrix)[:3, :3])
+    left, _, right = np.linalg.svd(checked_matrix(matrix)[:3, :3])
     result = np.array(matrix, dtype=np.float64)
     result[:3, :3] = left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right
     return np.round(result, DECIMALS) + 0.0  # no negative zeros
@@ -191,12 +177,12 @@ def deformable(
     -----
     greedy's field w lies on the fixed grid, and a point goes to start (x + w(x)). Its inverse is greedy's (`-oinv`).
     """
-    images = _itk_pair(fixed, moving, fixed_mask)
+    images = itk_pair(fixed, moving, fixed_mask)
     smoothing = f"-s {sigmas[0]} {sigmas[1]} -wp 0"  # not 0: fields are rounded to a tenth of a voxel
-    options = f"-it {{start}} {_levels(iterations, 0)} {smoothing} -o there -oinv back {_metric(metric, images)}"
-    found = _greedy(options, threads, images, start, ("there", "back"))
+    options = f"-it {{start}} {levels(iterations, 0)} {smoothing} -o there -oinv back {metric_option(metric, images)}"
+    found = greedy(options, threads, images, start, ("there", "back"))
     grid = Grid(fixed.data.shape, fixed.affine)
-    warp, unwarp = (Displacement(_from_itk(found[name]), grid) for name in ("there", "back"))
+    warp, unwarp = (Displacement(field_values(found[name]), grid) for name in ("there", "back"))
     to_moving = sampled(lambda points: move(start, warp(points)), grid)
     cover = axis_aligned(Grid(moving.data.shape, moving.affine), grid.voxel_sizes_mm)
     to_fixed = sampled(lambda points: unwarp(move(np.linalg.inv(start), points)), cover)
@@ -295,107 +281,3 @@ def _midway(matrices: Sequence[np.ndarray]) -> np.ndarray:
         if np.abs(step).max() < 1e-12:
             break
     return mean
-
-
-def _levels(iterations: str, fewest: int) -> str:
-    """greedy crashes where a linear registration starts with a level of 0, and takes `-5` and `5x` for something."""
-    if not LEVELS.fullmatch(iterations) or int(iterations.split("x")[0]) < fewest:
-        wanted = "whole numbers joined by x, as 100x50x10" + ", the first one above 0" * fewest
-        raise ValueError(f"iterations {iterations!r} cannot be used; give {wanted}")
-    return f"-n {iterations}"
-
-
-def _metric(metric: str, images: dict[str, Any]) -> str:
-    if not METRICS.fullmatch(metric):  # greedy takes what it does not know for the first one of its list
-        raise ValueError(f"unknown metric {metric!r}; choose SSD, MI, NMI or NCC with its radius, as NCC 4x4x4")
-    return f"-m {metric} {'-gm mask' if 'mask' in images else ''} -i fixed moving"
-
-
-def _itk_pair(fixed: Image, moving: Image, fixed_mask: np.ndarray | None) -> dict[str, Any]:
-    """The images as greedy wants them, by the names that its command line has."""
-    for name, image in (("fixed", fixed), ("moving", moving)):
-        if not np.isfinite(image.data).all():
-            raise ValueError(f"the {name} image holds NaN or infinite values; repair it before registration")
-        if image.data.min() == image.data.max():
-            raise ValueError(f"the {name} image is constant; there is nothing to register")
-        if min(image.data.shape) < SHORTEST_AXIS:
-            raise ValueError(
-                f"the {name} image has shape {image.data.shape}; registration needs {SHORTEST_AXIS} voxels per axis"
-            )
-    images = {"fixed": to_itk(fixed.data, fixed.affine), "moving": to_itk(moving.data, moving.affine)}
-    if fixed_mask is not None:
-        if fixed_mask.shape != fixed.data.shape:
-            raise ValueError(f"a mask {fixed_mask.shape} is not on the grid of the fixed image {fixed.data.shape}")
-        inside = fixed_mask > 0
-        if not inside.any():
-            raise ValueError("the mask of the fixed image is empty")
-        images["mask"] = to_itk(inside, fixed.affine)
-    return images
-
-
-def to_itk(data: np.ndarray, affine: np.ndarray) -> Any:
-    """An array (x, y, z) as SimpleITK image of doubles; the affine's shear, if any, is in its direction matrix."""
-    import SimpleITK as sitk
-
-    axes = _LPS @ affine[:3, :3]
-    sizes = np.linalg.norm(axes, axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(data, dtype=np.float64).T))
-    image.SetSpacing(sizes.tolist())
-    image.SetDirection((axes / sizes).ravel().tolist())
-    image.SetOrigin((_LPS @ affine[:3, 3]).tolist())
-    return image
-
-
-def _from_itk(field: Any) -> np.ndarray:
-    """A vector image as (x, y, z, 3), along RAS+."""
-    import SimpleITK as sitk
-
-    return np.moveaxis(sitk.GetArrayFromImage(field), (0, 1, 2), (2, 1, 0)) @ _LPS
-
-
-def _greedy(
-    options: str, threads: int, images: dict[str, Any], start: np.ndarray | None, wanted: tuple[str, ...]
-) -> dict[str, Any]:
-    """Run greedy on images in memory; `{start}` in the options stands for the file that the matrix goes into.
-
-    picsl_greedy 1.4.0.3 takes images from memory, but no matrix.
-    """
-    from picsl_greedy import Greedy3D
-
-    program, said = Greedy3D(), io.StringIO()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "start.mat"
-        if start is not None:
-            np.savetxt(file, _checked_matrix(start), fmt="%.17g")
-        command = f"-d 3 -seed {SEED} -V 0 -threads {threads} {options.format(start=file)}"
-        try:
-            with _silent():
-                program.execute(command, out=said, err=said, **images, **dict.fromkeys(wanted))
-        except RuntimeError as error:
-            reason = str(error).strip().split("\n", 1)[0]
-            raise ValueError(f"greedy failed ({reason}); command: {command}") from None
-    return {name: program[name] for name in wanted}
-
-
-def _checked_matrix(matrix: np.ndarray) -> np.ndarray:
-    matrix = np.asarray(matrix, dtype=np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
-        raise ValueError(f"a start must be a regular (4, 4) matrix, not {matrix.tolist()}")
-    return matrix
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Drop what the optimiser's Fortran prints past Python; one thread at a time, as the output belongs to all."""
-    c = ctypes.CDLL(None)
-    with _STDOUT, Path(os.devnull).open("w") as nowhere:
-        sys.stdout.flush()
-        c.fflush(None)
-        kept = os.dup(1)
-        os.dup2(nowhere.fileno(), 1)
-        try:
-            yield
-        finally:
-            c.fflush(None)
-            os.dup2(kept, 1)
-            os.close(kept)

@@ -10,9 +10,10 @@ bias fields and brain masks themselves (modules of those names), interpolation (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -31,107 +32,19 @@ from relevance_assets.imaging.grid import (
     same_grid,
     same_voxel_size,
 )
+from relevance_assets.imaging.layers import Layers, Visits, moved_mask
 from relevance_assets.imaging.quality import brain_volume_mm3, signal_to_noise
 from relevance_assets.imaging.template import template
 from relevance_assets.imaging.transforms import pull
 from relevance_assets.imaging.volumes import Image, ScanError, read_image
 
-__all__ = ["Layers", "Visits"]
+if TYPE_CHECKING:
+    from relevance_assets.imaging.atlas import Atlas
 
 ORDERS: dict[str, Literal[0, 1, 3]] = {"nearest": 0, "linear": 1, "cubic": 3}
 NEEDLESS = "needless: "
 NEAR_MM = 3.0  # mean over the brain: what an affine registration finds between a scan in the template and the template
-Result = tuple["Layers", str]
-
-
-@dataclass(frozen=True)
-class Visits:
-    """One file per visit of the person, the same contrast of each, and which of them this scan is."""
-
-    paths: tuple[Path, ...]
-    own: int
-
-
-@dataclass(frozen=True, eq=False)
-class Layers:
-    """A scan between two steps: an array and a grid per contrast, and the brain on the first contrast's grid.
-
-    Attributes
-    ----------
-    paths : tuple of Path
-        File of each contrast; errors name the scan by them.
-    native : tuple of Grid
-        Of each contrast's file.
-    moves : tuple of ndarray (4, 4)
-        Of each contrast, from its file's millimetres to the scan's; grids have it in them already.
-    found : ndarray (4, 4) or None
-        First guess of the way from the scan to the template: what a brain mask by the template found.
-    alignment : Alignment or None
-        The way between scan and template, once `register` has found it.
-    common : Grid or None
-        The box around all visits in half-way space.
-    in_template : bool
-        Whether the grids lie in the template's space.
-    biased : tuple of (int, ndarray, Image, Image)
-        Contrasts with the brain on their grid, before and after their bias field was divided out.
-    measures, by_contrast : dict
-        Columns of table `volumes`: of the scan, and of its contrasts by name.
-    """
-
-    paths: tuple[Path, ...]
-    names: tuple[str, ...]
-    images: tuple[np.ndarray, ...]
-    grids: tuple[Grid, ...]
-    native: tuple[Grid, ...]
-    moves: tuple[np.ndarray, ...]
-    resampled: tuple[bool, ...]
-    mask: np.ndarray | None = None
-    found: np.ndarray | None = None
-    alignment: Alignment | None = None
-    common: Grid | None = None
-    in_template: bool = False
-    biased: tuple[tuple[int, np.ndarray, Image, Image], ...] = ()
-    measures: dict[str, float | None] = field(default_factory=dict)
-    by_contrast: dict[str, dict[str, float | None]] = field(default_factory=dict)
-
-    @property
-    def path(self) -> Path:
-        """The first contrast's file."""
-        return self.paths[0]
-
-    def index(self, name: str | None) -> int:
-        """Which contrast this is; the first where none is named."""
-        return 0 if name is None else self.names.index(name)
-
-    def chosen(self, names: Sequence[str]) -> list[int]:
-        """Which contrasts these are; all where none is named."""
-        return [self.index(name) for name in names or self.names]
-
-    def image(self, index: int) -> Image:
-        return Image(self.images[index], self.grids[index].affine)
-
-    def mask_on(self, grid: Grid) -> np.ndarray:
-        """The brain on another grid."""
-        assert self.mask is not None  # the recipe's order
-        return self.mask if same_grid(grid, self.grids[0]) else _move_mask(self.mask, self.grids[0], grid)
-
-    def with_image(self, index: int, values: np.ndarray) -> Layers:
-        return replace(self, images=(*self.images[:index], values, *self.images[index + 1 :]))
-
-    def moved(self, index: int, move: np.ndarray) -> Layers:
-        """The contrast elsewhere: `move` leads from where its points were to where they are."""
-        grids, moves = list(self.grids), list(self.moves)
-        grids[index] = Grid(grids[index].shape, move @ grids[index].affine)
-        moves[index] = move @ moves[index]
-        return replace(self, grids=tuple(grids), moves=tuple(moves))
-
-
-def read_layers(paths: Sequence[Path], names: Sequence[str]) -> Layers:
-    """A scan as its files have it; errors as `read_image`."""
-    loaded = [read_image(path) for path in paths]
-    grids, many = tuple(Grid(image.data.shape, image.affine) for image in loaded), len(loaded)
-    images = tuple(image.data for image in loaded)
-    return Layers(tuple(paths), tuple(names), images, grids, grids, (np.eye(4),) * many, (False,) * many)
+Result = tuple[Layers, str]
 
 
 # ------------------------------------------------------------------------------------------ where things lie
@@ -270,7 +183,7 @@ def nonzero(layers: Layers) -> np.ndarray:
     first = layers.grids[0]
     mask = layers.images[0] > 0
     for image, grid in zip(layers.images[1:], layers.grids[1:], strict=True):
-        mask |= (image > 0) if same_grid(grid, first) else _move_mask(image > 0, grid, first)
+        mask |= (image > 0) if same_grid(grid, first) else moved_mask(image > 0, grid, first)
     if not mask.any():
         raise ScanError(f"{layers.path}: no voxel is > 0 in any contrast, so there is no brain; check the images")
     return mask
@@ -294,15 +207,10 @@ def _looked_for(layers: Layers, step: study.BrainMask) -> tuple[np.ndarray, str,
         result = template_mask(image, name=str(path))
         mask, found, said = result.mask, np.linalg.inv(result.from_template), "template, affine"
     if not same_grid(grid, layers.grids[0]):
-        mask = _move_mask(mask, grid, layers.grids[0])
+        mask = moved_mask(mask, grid, layers.grids[0])
     if not mask.any():
         raise ScanError(f"{path}: no brain was found; look at the image, or name another source for brain_mask")
     return mask, said, found
-
-
-def _move_mask(mask: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """Linear interpolation, >= 0.5 is inside; the margin keeps ties inside whatever the rounding."""
-    return resample(mask.astype(np.float32), source, target) >= 0.5 - 1e-5
 
 
 # ---------------------------------------------------------------------------------------------------- template
@@ -352,15 +260,10 @@ def measured(layers: Layers) -> dict[str, dict[str, float | None]]:
 
 def remove(layers: Layers, step: study.Remove) -> Result:
     """Regions of an atlas out of the brain; images become 0 there."""
-    from relevance_assets.imaging.atlas import approximate_atlas, load_atlas
-
     assert layers.mask is not None
     assert layers.alignment is not None  # the recipe's order
-    grid = template().grid
-    if step.atlas and step.atlas_names:
-        atlas = load_atlas(step.atlas, step.atlas_names)
-    else:
-        atlas = approximate_atlas(grid.shape, grid.affine)
+    files = [path for path in (step.atlas, step.atlas_names) if path]
+    atlas = _atlas(*files, changed=tuple(path.stat().st_mtime_ns for path in files)) if files else _approximate_atlas()
     places = move(layers.grids[0].affine, np.argwhere(layers.mask))
     try:
         out = atlas.contains(layers.alignment.to_template(places), step.regions)
@@ -371,6 +274,21 @@ def remove(layers: Layers, step: study.Remove) -> Result:
     if not mask.any():
         raise ScanError(f"{layers.path}: nothing is left of the brain without {', '.join(step.regions)}")
     return _only_brain(replace(layers, mask=mask)), f"{', '.join(step.regions)}: {out.mean():.1%} of the brain"
+
+
+@lru_cache(maxsize=1)  # the same for all scans
+def _atlas(image: Path, names: Path, changed: tuple[int, ...]) -> Atlas:
+    from relevance_assets.imaging.atlas import load_atlas
+
+    return load_atlas(image, names)
+
+
+@cache
+def _approximate_atlas() -> Atlas:
+    from relevance_assets.imaging.atlas import approximate_atlas
+
+    grid = template().grid
+    return approximate_atlas(grid.shape, grid.affine)
 
 
 # -------------------------------------------------------------------------------------------------------- grid
@@ -405,7 +323,7 @@ def onto_one_grid(layers: Layers, step: study.Resample | None = None) -> Result:
 def _onto(layers: Layers, target: Grid, order: Literal[0, 1, 3]) -> Layers:
     mask = layers.mask
     if mask is not None and not same_grid(layers.grids[0], target):
-        mask = _kept(layers, _move_mask(mask, layers.grids[0], target))
+        mask = _kept(layers, moved_mask(mask, layers.grids[0], target))
     images, resampled = [], []
     for image, grid, before in zip(layers.images, layers.grids, layers.resampled, strict=True):
         interpolate = not same_grid(grid, target)

@@ -16,7 +16,8 @@ from relevance_assets.imaging import recipe
 from relevance_assets.imaging.geometry import Geometry, to_native, to_prepared_labels
 from relevance_assets.imaging.grid import Grid
 from relevance_assets.imaging.intensity import scale
-from relevance_assets.imaging.steps import Layers, brain_mask, crop_or_pad, reorient
+from relevance_assets.imaging.layers import Layers
+from relevance_assets.imaging.steps import brain_mask, crop_or_pad, reorient
 from relevance_assets.imaging.volumes import ScanError
 
 Write = Callable[..., Path]

@@ -178,7 +178,7 @@ def test_fields_that_cannot_be_used(template: Image, monkeypatch: pytest.MonkeyP
         return {k: sitk.GetImageFromArray(v.transpose(2, 1, 0, 3), isVector=True) for k, v in fields.items()}
 
     both = {"there": there, "back": back}
-    monkeypatch.setattr("relevance_assets.imaging.registration._greedy", planted)
+    monkeypatch.setattr("relevance_assets.imaging.registration.greedy", planted)
     with pytest.raises(ValueError, match=message):
         deformable(template, template, np.eye(4))
 

@@ -16,9 +16,9 @@ from relevance_assets.home import Home
 from relevance_assets.imaging.alignment import align, quality_of
 from relevance_assets.imaging.atlas import Atlas
 from relevance_assets.imaging.geometry import Alignment, Geometry, to_native, to_prepared_labels
+from relevance_assets.imaging.layers import Visits
 from relevance_assets.imaging.limits import beyond, check
 from relevance_assets.imaging.recipe import prepare
-from relevance_assets.imaging.steps import Visits
 from relevance_assets.imaging.template import template
 from relevance_assets.imaging.volumes import Image, ScanError
 
