@@ -8,6 +8,7 @@ from __future__ import annotations
 from relevance_assets.assets.cohort import cohort_stages
 from relevance_assets.assets.heat_maps import heat_map_stages
 from relevance_assets.assets.inversion import inversion_stages
+from relevance_assets.assets.localisation import localisation_stages
 from relevance_assets.assets.models import model_stages
 from relevance_assets.assets.published import published_stages
 from relevance_assets.assets.relevance import relevance_stages
@@ -25,6 +26,7 @@ def study_stages(workspace: Workspace) -> list[Stage]:
         *cohort_stages(workspace),
         *model_stages(workspace),
         *relevance_stages(workspace),
+        *localisation_stages(workspace),
         *inversion_stages(workspace),
         *heat_map_stages(workspace),
         *sanity_stages(workspace),

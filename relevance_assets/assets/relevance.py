@@ -1,7 +1,7 @@
-"""Stages of the explanation: relevance maps, masks of the most relevant voxels, and where relevance lies.
+"""Stages of the explanation: relevance maps, and masks of the most relevant voxels.
 
-Belongs here: the stages `relevance_maps`, `quantile_masks`, `localisation`. Does not belong here: rules and engine
-(`relevance/`), masks and measures (`evidence/`).
+Belongs here: the stages `relevance_maps`, `quantile_masks`. Does not belong here: rules and engine (`relevance/`),
+masks and measures (`evidence/`), where relevance lies (`localisation.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -17,7 +16,7 @@ import polars as pl
 from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.models import model_hash, models_for, person, samples
 from relevance_assets.assets.spaces import density_in_template, geometry_of, stamp, transform_file
-from relevance_assets.assets.stages import Done, NotReady, Stage, Work, each
+from relevance_assets.assets.stages import Done, Stage, Work, each
 from relevance_assets.assets.workspace import COMBINED, Workspace
 from relevance_assets.files import fingerprint, sha256, sidecar, write_json
 
@@ -35,13 +34,11 @@ __all__ = [
 
 ENSEMBLE = "ensemble"
 CONSERVED = 1e-8  # of the start; float64 arithmetic leaves about 1e-12
-SHIFTS = 20  # places to which a region is moved to see what chance gives
 WHOLE = "all"  # the row that accounts for a whole explanation: every contrast and the covariates
 
 
 def relevance_stages(workspace: Workspace) -> list[Stage]:
-    stages = [_relevance_maps(workspace), _quantile_masks(workspace)]
-    return [*stages, _localisation(workspace)] if workspace.study.cohort.truth_regions else stages
+    return [_relevance_maps(workspace), _quantile_masks(workspace)]
 
 
 def _named(workspace: Workspace, method: str, maps: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -252,16 +249,6 @@ def _check_sums(maps: pl.DataFrame, ledger: pl.DataFrame) -> None:
         )
 
 
-def _volume(label: Path) -> float:
-    """Of a label's voxels, mm³."""
-    import numpy as np
-
-    from relevance_assets.imaging.volumes import load_volume
-
-    values, affine = load_volume(label)
-    return float((values > 0).sum() * abs(np.linalg.det(affine[:3, :3])))
-
-
 def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str, folds: list[str]) -> None:
     study = workspace.study
     sources = [workspace.within(path) for path in workspace.prepared_paths(scan)]
@@ -372,74 +359,6 @@ def _quantile_masks(workspace: Workspace) -> Stage:
             workspace.quantiles_path(scan, method, name, negative=sign == NEGATIVE)
             for method, name, sign in _masked_maps(workspace)
         ],
-        partition="scan",
-        parallel=True,
-        needs=("relevance_maps",),
-        kinds=frozenset({"nifti", "numpy"}),
-        group="relevance",
-    )
-
-
-# ---------------------------------------------------------------------------------------------------- localisation
-def _localisation(workspace: Workspace) -> Stage:
-    study = workspace.study
-
-    def truth(scan: str) -> dict[str, Any]:
-        found = {region: workspace.truth_path(scan, region) for region in study.cohort.truth_regions}
-        missing = [path for path in found.values() if not path.exists()]
-        if missing:
-            raise NotReady(f"{scan}: no planted truth at {missing[0]}; leave cohort.truth_regions out for real scans")
-        return found
-
-    def inputs(scan: str) -> Any:
-        hashes = {region: sha256(path) for region, path in truth(scan).items()}
-        return [upstream(workspace, "relevance_maps", scan), hashes, study.statistics.seed, SHIFTS]
-
-    def make(scan: str) -> Done:
-        import numpy as np
-
-        from relevance_assets.evidence.localisation import localise
-        from relevance_assets.imaging.geometry import to_prepared_labels
-        from relevance_assets.imaging.volumes import load_volume
-
-        brain, _ = load_volume(workspace.mask_path(scan))
-        geometry = geometry_of(workspace, scan)
-        regions = {name: to_prepared_labels(path, geometry) > 0 for name, path in truth(scan).items()}
-        maps = {(m, name): values for m in study.methods for name, values in read_maps(workspace, scan, m).items()}
-        random = np.random.default_rng([study.statistics.seed, *fingerprint(scan).encode()])
-        found = localise(maps, regions, brain > 0, shifts=SHIFTS, random=random)
-        frame = pl.DataFrame(found, infer_schema_length=None).with_columns(
-            pl.col("value", "chance", "chance_even").cast(pl.Float64),
-            method=pl.Series([row["map"][0] for row in found]),
-            contrast=pl.Series([row["map"][1] for row in found]),
-            scan=pl.lit(scan),
-        )
-        volumes = [{"scan": scan, "region": name, "volume_mm3": _volume(path)} for name, path in truth(scan).items()]
-        first = next(iter(study.methods))
-        shown = frame.filter(
-            (pl.col("method") == first)
-            & (pl.col("contrast") == workspace.map_contrasts(first)[-1])
-            & (pl.col("metric") == "share_of_positive")
-            & pl.col("value").is_not_null()
-        )
-        return Done(
-            tables={"localisation": frame.drop("map"), "region_volumes": pl.DataFrame(volumes)},
-            result=fingerprint(frame.drop("map").rows(), volumes),
-            metadata={
-                f"{first}_{row['region']}": f"{row['value']:.3f} (even spread {row['chance_even']:.3f})"
-                for row in shown.iter_rows(named=True)
-            },
-        )
-
-    return Stage(
-        name="localisation",
-        version="2",
-        description="Whether relevance lies in regions whose truth is known: its share, the rank of its voxels, "
-        "overlap, pointing game and ROC area, each beside the same region shifted elsewhere. Synthetic scans only.",
-        tables=("localisation", "region_volumes"),
-        items=lambda: sorted(workspace.results("relevance_maps")),
-        inputs=inputs,
-        work=each(make),
         partition="scan",
         parallel=True,
         needs=("relevance_maps",),

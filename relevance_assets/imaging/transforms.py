@@ -1,17 +1,16 @@
 """Values moved along transforms, with one interpolation, and the files of affine transforms.
 
-Belongs here: chains of transforms, pulling images, labels and relevance maps along them, ITK's text files. Does not
+Belongs here: pulling images, labels and relevance maps along them, ITK's text files. Does not
 belong here: how a transform is found (`registration.py`), fields and their files (`displacement.py`), values between
 grids in the same space (`grid.resample`).
 
 A mapping takes points of the target to points of the source (RAS+ mm), as values are pulled: a matrix (4, 4) or
-anything to be called with points (n, 3), such as a `Displacement` or a `Chain`.
+anything to be called with points (n, 3), such as a `Displacement`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -19,15 +18,12 @@ import numpy as np
 from scipy import ndimage
 
 from relevance_assets.files import atomic_path
-from relevance_assets.imaging.displacement import Displacement, derivative, inverse, move, sampled, slabs
-from relevance_assets.imaging.grid import TIE, Grid, axis_aligned, copy_between, resample, smoothing_sigma
+from relevance_assets.imaging.displacement import derivative, move, sampled, slabs
+from relevance_assets.imaging.grid import TIE, Grid, copy_between, resample, smoothing_sigma
 from relevance_assets.imaging.volumes import ScanError
 
 __all__ = [
-    "Chain",
     "Mapping",
-    "compose",
-    "invert",
     "pull",
     "pull_density",
     "pull_labels",
@@ -41,62 +37,9 @@ SPLINE_MARGIN = 12  # voxels
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's points run to left, posterior, superior
 
 
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """Mappings one after the other, the first one first; called with points (n, 3)."""
-
-    parts: tuple[Mapping, ...]
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        for part in self.parts:
-            points = apply(part, points)
-        return points
-
-
 def apply(mapping: Mapping, points: np.ndarray) -> np.ndarray:
     """Points (n, 3) through a mapping."""
     return move(mapping, points) if isinstance(mapping, np.ndarray) else mapping(points)
-
-
-def compose(*mappings: Mapping) -> Mapping:
-    """One mapping for several, applied in the order given; matrices only give a matrix, none the identity."""
-    if all(isinstance(mapping, np.ndarray) for mapping in mappings):
-        matrix = np.eye(4)
-        for mapping in mappings:
-            matrix = np.asarray(mapping) @ matrix
-        return matrix
-    parts = (mapping.parts if isinstance(mapping, Chain) else (mapping,) for mapping in mappings)
-    return Chain(tuple(part for inner in parts for part in inner))
-
-
-def invert(mapping: np.ndarray | Displacement | Chain) -> Mapping:
-    """The way back; of a field by iteration (`displacement.inverse`), on a grid around all it leads to.
-
-    Raises
-    ------
-    ValueError
-        A singular matrix, a field that folds.
-    """
-    if isinstance(mapping, Chain):
-        return compose(*(invert(part) for part in reversed(mapping.parts)))  # type: ignore[arg-type]
-    if isinstance(mapping, np.ndarray):
-        try:
-            return np.linalg.inv(mapping)
-        except np.linalg.LinAlgError:
-            raise ValueError("a transform's matrix is singular, there is no way back") from None
-    if isinstance(mapping, Displacement):
-        return inverse(mapping, _image_of(mapping))
-    raise TypeError(f"no way back is known for {type(mapping).__name__}; take its field by `sampled` first")
-
-
-def _image_of(field: Displacement) -> Grid:
-    """A grid along RAS+ over everything that a field's grid is moved to, in voxels of about the same size."""
-    ends = [np.array([moved.min(axis=0), moved.max(axis=0)]) for moved in (field(p) for _, p in slabs(field.grid))]
-    low, high = np.min([end[0] for end in ends], axis=0), np.max([end[1] for end in ends], axis=0)
-    box = np.diag([*np.maximum(high - low, 1e-3), 1.0])
-    box[:3, 3] = (low + high) / 2
-    size = min(field.grid.voxel_sizes_mm)
-    return axis_aligned(Grid((1, 1, 1), box), (size, size, size))
 
 
 def pull(

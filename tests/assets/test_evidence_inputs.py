@@ -9,8 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from relevance_assets.assets import relevance
-from relevance_assets.assets.relevance import relevance_stages
+from relevance_assets.assets import localisation
 from relevance_assets.assets.stages import ALL, NotReady, Stage
 from relevance_assets.assets.statistics import statistics_stages
 from relevance_assets.assets.workspace import Workspace
@@ -61,7 +60,7 @@ def filled(workspace: Workspace) -> Workspace:
 
 def stage(workspace: Workspace, name: str, study: Study | None = None) -> Stage:
     seen = workspace if study is None else replace(workspace, study=study)
-    return next(one for one in [*relevance_stages(seen), *statistics_stages(seen)] if one.name == name)
+    return next(one for one in [*localisation.localisation_stages(seen), *statistics_stages(seen)] if one.name == name)
 
 
 def with_statistics(workspace: Workspace, **changes: Any) -> Study:
@@ -79,7 +78,7 @@ def test_localisation_summary_follows_its_settings(filled: Workspace, changes: d
 def test_localisation_follows_the_seed_of_its_shifts(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     before = stage(filled, "localisation").fingerprint(SCANS[0])
     assert stage(filled, "localisation", with_statistics(filled, seed=7)).fingerprint(SCANS[0]) != before
-    monkeypatch.setattr(relevance, "SHIFTS", 21)
+    monkeypatch.setattr(localisation, "SHIFTS", 21)
     assert stage(filled, "localisation").fingerprint(SCANS[0]) != before
 
 
