@@ -9,10 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +18,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from relevance_assets.assets.progress import progress
 from relevance_assets.home import Home
 
 __all__ = ["app"]
@@ -63,69 +60,6 @@ def _quit(message: object, code: int = 1) -> typer.Exit:
     return typer.Exit(code)
 
 
-Say = Callable[[Text], None]
-
-
-@contextmanager
-def _progress() -> Iterator[Say]:
-    """A bar per stage on a terminal, a line per stage elsewhere."""
-    from relevance_assets.assets.stages import WATCHER
-
-    warnings.filterwarnings("ignore")
-    shown = _bars() if console.is_terminal else _lines()
-    with shown as watch:
-        token = WATCHER.set(watch)
-        try:
-            yield console.print
-        finally:
-            WATCHER.reset(token)
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[str, float, int, str], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(finished_text="[green]✓[/green]"),
-        TextColumn("{task.description:<18}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[doing]}[/dim]"),
-    )
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, Any] = {}
-        finished: dict[str, float] = {}
-
-        def watch(stage: str, done: float, total: int, doing: str) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=0, doing="")
-                finished[stage] = 0.0
-            base = finished[stage]  # earlier chunks of this stage
-            bars.update(tasks[stage], completed=base + done, total=base + total, doing=doing)
-            if done >= total and not doing:  # the chunk's end
-                finished[stage] = base + total
-
-        yield watch
-
-
-@contextmanager
-def _lines() -> Iterator[Callable[[str, float, int, str], None]]:
-    started: dict[str, float] = {}
-    named: set[str] = set()
-
-    def watch(stage: str, done: float, total: int, doing: str) -> None:
-        clock = time.monotonic()
-        started.setdefault(stage, clock)
-        if stage not in named:
-            console.print(f"  {stage} …")
-            named.add(stage)
-        if done >= total and not doing:  # the chunk's end
-            console.print(f"  {stage}: {total} in {clock - started.pop(stage):.0f} s")
-
-    yield watch
-
-
 def _settings(pairs: list[str]) -> dict[str, Any]:
     settings = {}
     for pair in pairs:
@@ -150,7 +84,7 @@ def _run(home: Home, study: str, *, synthetic: bool, retrain: bool = False) -> N
         if study not in studies:
             raise _quit(f"no study {study!r}; there are: {', '.join(studies) or 'none'}", 2)
         workspace = Workspace(studies[study], home)
-        with dagster_instance(home, alone=True) as instance, _progress() as say:
+        with dagster_instance(home, alone=True) as instance, progress(console) as say:
             if home.settings(study).exists():
                 kept = ", ".join(f"{name}={value}" for name, value in read_settings(home.settings(study)).items())
                 say(Text(f"settings of this home ({home.settings(study)}): {kept}", style="dim"))
@@ -237,7 +171,7 @@ def synthesise(
     from relevance_assets.assets.stages import begin, tick
     from relevance_assets.cohort.synthetic import synthesise as make
 
-    with _progress():
+    with progress(console):
         begin("synthesise", 0, scans)
         try:
             make(
