@@ -1,4 +1,4 @@
-"""MS-DeepBrain-Study's statistics: every published cell that is at hand, to the printed digit; the rules on made tables."""
+"""MS-DeepBrain-Study's statistics: every published cell at hand, to the printed digit; the rules on made tables."""
 
 from __future__ import annotations
 
