@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
@@ -101,7 +101,7 @@ class Cohort(Settings):
 
     bids: Path | None = None
     include: dict[str, list[str | float | int]] = {}
-    target: Target
+    target: Target | None = Field(default=None, description="needed by a study with a model")
     covariates: list[Covariate] = []
     truth_regions: list[Label] = []
 
@@ -460,8 +460,61 @@ class Automation(Settings):
     retraining: str = Field(default="0 3 * * 0", description="when all is divided and trained anew; off unless started")
 
 
+# ----------------------------------------------------------------------------------------------------- lesions
+class MaskSource(Settings):
+    """Masks made elsewhere (by hand, LST-AI, SAMSEG), on the grid of the study's first contrast; voxels > 0 count.
+
+    Paths below the BIDS folder; `{folder}` is sub-<label>[/ses-<label>] and `{scan}` sub-<label>[_ses-<label>].
+    """
+
+    lesions: str
+    ventricles: str
+    cortex: str | None = Field(default=None, description="cortex, or CSF around it; null: what is outside the brain")
+
+    @field_validator("lesions", "ventricles", "cortex")
+    @classmethod
+    def _names_the_scan(cls, given: str | None) -> str | None:
+        if given is not None and "{scan}" not in given:
+            raise ValueError(f"{given}: has no {{scan}}, so every scan would have the same file")
+        return given
+
+
+class Zones(Settings):
+    """Where a lesion belongs, by its distances in mm. Periventricular comes first, paraventricular is the rest.
+
+    Defaults: the thresholds of MS-DeepBrain-Study.
+    """
+
+    ventricle_edge_mm: float = Field(default=7.5, gt=0, description="periventricular: nearest voxel as near as this")
+    ventricle_centroid_mm: float = Field(default=15.0, gt=0, description="or the lesion's centroid as near as this")
+    cortex_edge_mm: float = Field(default=6.0, gt=0, description="juxtacortical: nearest voxel as near as this")
+    juxtacortical_diameter_mm: float = Field(default=6.0, gt=0, description="and no larger than this sphere (disk)")
+
+
+class Lesions(Settings):
+    """What is measured of lesions, and which masks say where they are."""
+
+    sources: dict[Label, MaskSource] = Field(min_length=1)
+    zones: Zones = Zones()
+    connectivity: Literal[6, 18, 26] = Field(default=26, description="neighbours of a voxel that belong to its lesion")
+    minimum_mm3: float = Field(default=0.0, ge=0, description="smaller lesions are not counted")
+    rule: Literal["published_2d", "distance_3d", "voxelwise_3d"] = Field(
+        default="distance_3d", description="whose burdens go into the subject table"
+    )
+    source: Label | None = Field(default=None, description="whose burdens go into the subject table; null: the first")
+
+    @model_validator(mode="after")
+    def _known_source(self) -> Lesions:
+        if self.source is not None and self.source not in self.sources:
+            raise ValueError(f"lesions.source: no source {self.source!r}; there are {', '.join(self.sources)}")
+        return self
+
+
 class Study(Settings):
-    """One study: images -> prepared volumes -> models -> maps -> evidence -> statistics."""
+    """One study: images -> prepared volumes -> models -> maps -> evidence -> statistics.
+
+    A study with `lesions` may do without target, model and methods.
+    """
 
     name: Name
     title: str
@@ -473,13 +526,14 @@ class Study(Settings):
     preparation: list[Step]
     quality: Quality = Quality()
     split: Split = Split()
-    model: Model
+    model: Model | None = None
     training: Training = Training()
-    methods: dict[Name, Method] = Field(min_length=1)
+    methods: dict[Name, Method] = {}
     masks: Masks = Masks()
     inversion: Inversion | None = None
     heat_map: HeatMap | None = None
     sanity: Sanity | None = None
+    lesions: Lesions | None = None
     statistics: Statistics = Statistics()
     automation: Automation = Automation()
 
@@ -496,9 +550,17 @@ class Study(Settings):
             raise ValueError(
                 "methods: names must differ by more than underscores and capitals (they become BIDS labels)"
             )
+        self._check_parts()
         self._check_evidence()
         self._check_preparation()
         return self
+
+    def _check_parts(self) -> None:
+        """Raise ValueError where a model lacks what it needs, or there is nothing to do."""
+        parts = {"model": self.model, "cohort.target": self.cohort.target, "methods": self.methods}
+        absent = [name for name, part in parts.items() if not part]
+        if absent and (len(absent) < len(parts) or not self.lesions):
+            raise ValueError(f"{absent[0]}: needed; model, cohort.target and methods go together")
 
     def _check_evidence(self) -> None:
         """Raise ValueError where evidence is asked for that the methods do not give."""
@@ -518,10 +580,10 @@ class Study(Settings):
                 raise ValueError(f"{setting}: no method {method!r}; there are {', '.join(self.methods)}")
             if use == "combined" and not self.has_combined(method):
                 raise ValueError(f"{setting}: method {method!r} has no combined map")
-        binary = self.cohort.target.kind == "binary"
+        binary = self.cohort.target is not None and self.cohort.target.kind == "binary"
         for block in ("inversion", "heat_map", "sanity"):
             if getattr(self, block) and not binary:
-                raise ValueError(f"{block}: compares two classes, and the target is a number; leave it out")
+                raise ValueError(f"{block}: compares two classes, and the target is no class; leave it out")
 
     def _check_preparation(self) -> None:
         """Raise ValueError where the recipe's steps do not fit each other or the contrasts."""
@@ -559,6 +621,20 @@ class Study(Settings):
     def has_combined(self, method: str) -> bool:
         """Whether a method's maps are also summed over contrasts."""
         return self.methods[method].combined and len(self.contrasts) > 1
+
+    @property
+    def target(self) -> Target:
+        """What the model learns; of studies with a model."""
+        if self.cohort.target is None:
+            raise ValueError(f"{self.name} has no cohort.target")
+        return self.cohort.target
+
+    @property
+    def network(self) -> Model:
+        """The model; of studies that have one."""
+        if self.model is None:
+            raise ValueError(f"{self.name} has no model")
+        return self.model
 
     @property
     def shape(self) -> Shape | None:

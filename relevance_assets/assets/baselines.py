@@ -20,7 +20,7 @@ def baseline_predictions(workspace: Workspace) -> pl.DataFrame:
     from relevance_assets.statistics.baselines import coarsen, fit_mean, fit_ridge
 
     study = workspace.study
-    own = workspace.read("predictions").filter(pl.col("model") == study.model.name).sort("fold", "scan")
+    own = workspace.read("predictions").filter(pl.col("model") == study.network.name).sort("fold", "scan")
     scans = own["scan"].unique().sort().to_list()
     data = samples(workspace, scans)
     person = dict(workspace.read("scans").select("scan", "participant_id").iter_rows())
@@ -32,7 +32,7 @@ def baseline_predictions(workspace: Workspace) -> pl.DataFrame:
     images = np.stack(
         [np.stack([coarsen(load_volume(path)[0], factors) for path in paths]) for paths in data.images]
     ).astype(np.float32)
-    kind = study.cohort.target.kind
+    kind = study.target.kind
     frames = []
     for _, rows in own.group_by("fold", maintain_order=True):
         at = [place[scan] for scan in rows["scan"]]

@@ -169,7 +169,7 @@ def _raw_scans(workspace: Workspace) -> Stage:
 # ------------------------------------------------------------------------------------------------------ splits
 def _splits(workspace: Workspace) -> Stage:
     study = workspace.study
-    settings = [study.split.model_dump(mode="json"), study.cohort.target.model_dump(mode="json")]
+    settings = [study.split.model_dump(mode="json"), study.target.model_dump(mode="json")]
 
     def usable() -> pl.DataFrame:
         prepared = list(workspace.results("prepared_volumes"))
@@ -189,7 +189,7 @@ def _splits(workspace: Workspace) -> Stage:
         before = workspace.read("splits").filter(pl.col("draw").str.starts_with(drawn))
         if before.is_empty():
             draw = f"{drawn}-{fingerprint(cohort.select('scan', 'participant_id', 'target').rows())[:8]}"
-            frame = split_scans(cohort, study.cohort.target, study.split)
+            frame = split_scans(cohort, study.target, study.split)
         else:
             draw = before["draw"][0]
             frame = extend_splits(pl.concat([before, _trained_on(workspace)], how="diagonal"), cohort)

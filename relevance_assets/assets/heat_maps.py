@@ -166,7 +166,7 @@ def _heat_maps(workspace: Workspace) -> Stage:
 
 def _groups(workspace: Workspace) -> pl.DataFrame:
     """Scans with masks: scan, participant_id, session, age, target, group; in order of the scan."""
-    threshold = workspace.study.cohort.target.threshold
+    threshold = workspace.study.target.threshold
     frame = people(workspace, sorted(workspace.results("quantile_masks")))
     severe = pl.when(pl.col("target") >= threshold).then(pl.lit(SEVERE)).otherwise(pl.lit(MILD))
     return frame.select("scan", "participant_id", "session", "age", "target", severe.alias("group"))
@@ -323,7 +323,7 @@ def _two_scans(workspace: Workspace, groups: pl.DataFrame) -> list[OverlayScan]:
     study = workspace.study
     settings = study.heat_map
     assert settings is not None
-    said = workspace.read("predictions").filter((pl.col("set") != "train") & (pl.col("model") == study.model.name))
+    said = workspace.read("predictions").filter((pl.col("set") != "train") & (pl.col("model") == study.network.name))
     outputs = said.group_by("scan").agg(pl.col("output").mean(), pl.col("probability").mean())
     found = []
     for group, sign in ((MILD, -1), (SEVERE, 1)):
@@ -334,7 +334,7 @@ def _two_scans(workspace: Workspace, groups: pl.DataFrame) -> list[OverlayScan]:
         maps = read_maps(workspace, scan, settings.method)
         named = np.stack([maps[contrast.name] for contrast in study.contrasts])
         levels, affine = load_volume(workspace.quantiles_path(scan, settings.method, settings.map))
-        title = f"{group.capitalize()}: {scan}, {study.cohort.target.column} {row['target']:g}, "
+        title = f"{group.capitalize()}: {scan}, {study.target.column} {row['target']:g}, "
         found.append(
             OverlayScan(
                 title=title + f"predicted probability of {SEVERE} {row['probability']:.2f}",

@@ -218,7 +218,7 @@ def _inversion_curves(workspace: Workspace) -> Stage:
 
 def _judged(workspace: Workspace) -> pl.DataFrame:
     """Outputs with person, class and role of the scan for the model; texts are categories, a fraction of the memory."""
-    threshold = workspace.study.cohort.target.threshold
+    threshold = workspace.study.target.threshold
     people = workspace.read("scans").select(
         "scan", "participant_id", (pl.col("target") >= threshold).cast(pl.Int64).alias("target")
     )

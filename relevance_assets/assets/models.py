@@ -99,7 +99,7 @@ def samples(workspace: Workspace, scans: list[str]) -> Samples:
             )
         covariates[:, index] = values.to_numpy() / covariate.divide_by
     raw = frame["target"].to_numpy()
-    threshold = study.cohort.target.threshold
+    threshold = study.target.threshold
     targets = raw if threshold is None else (raw >= threshold)
     weights = edss_weight(raw) if study.training.sample_weight == "edss" else np.ones(len(scans))
     return Samples(
@@ -146,9 +146,9 @@ def _trained_models(workspace: Workspace) -> Stage:
             start = workspace.home.model(study.training.start_from, int(fold)) / "model.pt"
         sets = {name: frame.filter(pl.col("set") == name)["scan"].to_list() for name in ("train", "validation")}
         fitted = fit(
-            study.model,
+            study.network,
             study.training,
-            study.cohort.target,
+            study.target,
             samples(workspace, sets["train"]),
             samples(workspace, sets["validation"]),
             workspace.home.model(study.name, int(fold)),
@@ -156,7 +156,7 @@ def _trained_models(workspace: Workspace) -> Stage:
             start=start,
             progress=lambda epoch, epochs, metrics: tick(epoch / epochs, f"fold {fold}, epoch {epoch} of {epochs}"),
         )
-        key = {"model": study.model.name, "fold": fold}
+        key = {"model": study.network.name, "fold": fold}
         keyed = {name: pl.lit(value) for name, value in key.items()}
         model = {
             "path": workspace.relative(fitted.checkpoint),
@@ -194,9 +194,9 @@ def _trained_models(workspace: Workspace) -> Stage:
         tables=("models", "training_epochs", "training_scans"),
         items=lambda: folds(workspace),
         settings=[
-            study.model.model_dump(mode="json"),
+            study.network.model_dump(mode="json"),
             study.training.decisive(),
-            study.cohort.target.model_dump(mode="json"),
+            study.target.model_dump(mode="json"),
             [step.model_dump(mode="json") for step in study.preparation],
             [contrast.model_dump(mode="json") for contrast in study.contrasts],
         ],
@@ -264,10 +264,10 @@ def _predictions(workspace: Workspace) -> Stage:
         weights: list[dict[str, Any]] = []
         for fold in folds(workspace):
             said = model(fold)(sample, 1)  # one at a time: a batch's neighbours would show in the last bits
-            key = {"model": study.model.name, "fold": fold, "scan": scan}
+            key = {"model": study.network.name, "fold": fold, "scan": scan}
             output = float(said.outputs[0])
             row = key | {"set": role_of(workspace, scan, fold), "target": float(sample.targets[0]), "output": output}
-            binary = study.cohort.target.kind == "binary"
+            binary = study.target.kind == "binary"
             rows.append(row | {"probability": float(1 / (1 + np.exp(-output))) if binary else None})
             if said.attention is not None:
                 found = zip(names, said.attention[0].tolist(), strict=True)
@@ -337,7 +337,7 @@ def _scores(workspace: Workspace) -> Stage:
             said,
             people_of.rows(),
             study.statistics.model_dump(mode="json"),
-            study.cohort.target.model_dump(mode="json"),
+            study.target.model_dump(mode="json"),
         ]
 
     def make(_: str) -> Done:
@@ -346,15 +346,15 @@ def _scores(workspace: Workspace) -> Stage:
         from relevance_assets.statistics.attention import attention_summary
         from relevance_assets.statistics.brain_age import age_dependence
 
-        predictions = workspace.read("predictions").filter(pl.col("model") == study.model.name)
+        predictions = workspace.read("predictions").filter(pl.col("model") == study.network.name)
         tables, extra = {}, {}
         if study.statistics.ridge_voxel_size_mm is not None:
             tick(0.1, "baselines")
             predictions = pl.concat([predictions, baseline_predictions(workspace)], how="diagonal_relaxed")
         tick(0.6, "scores")
         tables["scores"] = score_table(workspace, predictions)
-        weights = workspace.read("attention_weights").filter(pl.col("model") == study.model.name)
-        if weights.height and study.cohort.target.kind == "binary":
+        weights = workspace.read("attention_weights").filter(pl.col("model") == study.network.name)
+        if weights.height and study.target.kind == "binary":
             tables["attention_summary"] = attention_summary(
                 weights,
                 predictions,
@@ -363,12 +363,12 @@ def _scores(workspace: Workspace) -> Stage:
                 confidence=study.statistics.confidence,
                 seed=study.statistics.seed,
             )
-        if study.cohort.target.column == "age":
+        if study.target.column == "age":
             tables["brain_age_gap"] = brain_age_gap(workspace, predictions)
             left = age_dependence(tables["brain_age_gap"]).filter(pl.col("set") == "test")
             extra = {f"test_{name}": left[name][0] for name in ("r_gap", "r_corrected_gap") if left.height}
         test = tables["scores"].filter(
-            (pl.col("model") == study.model.name) & (pl.col("set") == "test") & (pl.col("fold") == "ensemble")
+            (pl.col("model") == study.network.name) & (pl.col("set") == "test") & (pl.col("fold") == "ensemble")
         )
         return Done(
             tables=tables,

@@ -253,7 +253,7 @@ def _write_sidecars(workspace: Workspace, scan: str, method: str, contrast: str,
     study = workspace.study
     sources = [workspace.within(path) for path in workspace.prepared_paths(scan)]
     content = {
-        "Description": f"Relevance of {contrast} for the output of {study.model.name}",
+        "Description": f"Relevance of {contrast} for the output of {study.network.name}",
         "Sources": [f"bids::{source}" for source in sources],
         "Method": study.methods[method].model_dump(mode="json"),
         "ModelsSha256": [model_hash(workspace, fold) for fold in folds],

@@ -193,9 +193,9 @@ class _Bench:
         for number in range(settings.rounds):
             training = study.training.model_copy(update=quick | {"seed": study.training.seed + number})
             start = fit(
-                study.model,
+                study.network,
                 training,
-                study.cohort.target,
+                study.target,
                 train,
                 validation,
                 folder / f"round-{number}",

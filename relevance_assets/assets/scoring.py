@@ -49,7 +49,7 @@ def score_table(workspace: Workspace, predictions: pl.DataFrame) -> pl.DataFrame
             measured = score(
                 group["target"].to_numpy(),
                 group["output"].to_numpy(),
-                kind=study.cohort.target.kind,
+                kind=study.target.kind,
                 participants=group["participant_id"].to_list(),
                 bootstrap=study.statistics.bootstrap,
                 confidence=study.statistics.confidence,
@@ -78,5 +78,5 @@ def brain_age_gap(workspace: Workspace, predictions: pl.DataFrame) -> pl.DataFra
     """Rows of table `brain_age_gap`, from predictions by models that never saw the scan."""
     from relevance_assets.statistics.brain_age import brain_age_gap as gap
 
-    rows = out_of_sample(predictions.filter(pl.col("model") == workspace.study.model.name))
+    rows = out_of_sample(predictions.filter(pl.col("model") == workspace.study.network.name))
     return gap(rows.select("scan", "set", pl.col("target").alias("age"), pl.col("output").alias("predicted_age")))

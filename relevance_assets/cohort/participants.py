@@ -239,7 +239,7 @@ def _without_image(person: str, problems: Mapping[str, str]) -> str:
 
 def _check_columns(study: Study, columns: list[str]) -> None:
     cohort = study.cohort
-    wanted = {"target": [cohort.target.column], "covariates": [c.column for c in cohort.covariates]}
+    wanted = {"target": _target(study), "covariates": [c.column for c in cohort.covariates]}
     wanted["include"] = list(cohort.include)
     known = [column for column in columns if column != "session_id"]
     for use, names in wanted.items():
@@ -251,9 +251,15 @@ def _check_columns(study: Study, columns: list[str]) -> None:
                 )
 
 
+def _target(study: Study) -> list[str]:
+    """The column that the model learns, if there is a model."""
+    return [study.cohort.target.column] if study.cohort.target else []
+
+
 def _scan_row(study: Study, scan: ScanFiles, row: Mapping[str, str | None], listed: list[str]) -> dict[str, Any]:
     cohort = study.cohort
-    needed = list(dict.fromkeys([cohort.target.column, *(c.column for c in cohort.covariates)]))
+    target = _target(study)
+    needed = list(dict.fromkeys([*target, *(c.column for c in cohort.covariates)]))
     numbers: dict[str, float | None] = {}
     faults: list[str] = []
     for column in dict.fromkeys([*NUMBERS, *needed]):
@@ -263,7 +269,7 @@ def _scan_row(study: Study, scan: ScanFiles, row: Mapping[str, str | None], list
             hint = "; write a point, not a comma" if _number(text.replace(",", ".")) is not None else ""
             faults.append(f"{scan.scan}: {column} is {text!r}, not a number{hint}")
         elif row and column in needed and text is None:
-            use = "target" if column == cohort.target.column else "covariate"
+            use = "target" if column in target else "covariate"
             faults.append(f"{scan.scan}: {column} ({use}) is n/a")
     status, reasons = "ok", [*listed, *scan.problems, *faults]
     excluded = _excluded(cohort.include, row) if row and not listed else None
@@ -276,7 +282,7 @@ def _scan_row(study: Study, scan: ScanFiles, row: Mapping[str, str | None], list
         "participant_id": scan.participant_id,
         "session": scan.session,
         **_person(row),
-        "target": numbers[cohort.target.column],
+        "target": numbers[target[0]] if target else None,
         "status": status,
         "reason": "; ".join(reasons) or None,
     }

@@ -93,7 +93,7 @@ def _scores(study: Study, store: Store) -> RenderableType | None:
     if frame.is_empty():
         return None
     order = {metric: index for index, metric in enumerate(HEADLINE)}
-    own = {study.model.name: 0}
+    own = {study.network.name: 0}
     rows = sorted(
         frame.iter_rows(named=True), key=lambda row: (own.get(row["model"], 1), row["model"], order[row["metric"]])
     )
