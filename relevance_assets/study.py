@@ -103,6 +103,7 @@ class Cohort(Settings):
     include: dict[str, list[str | float | int]] = {}
     target: Target | None = Field(default=None, description="needed by a study with a model")
     covariates: list[Covariate] = []
+    subjects: Path | None = Field(default=None, description="a finished subject table (CSV), in place of images")
     truth_regions: list[Label] = []
 
 

@@ -65,17 +65,10 @@ def study_automation(workspace: Workspace, stages: list[Stage]) -> dg.Definition
         description="Scores and statistics of the whole cohort, where anything changed.",
         tags={STUDY_TAG: study.name},
     )
-    retraining = dg.define_asset_job(
-        f"{study.name}_retraining",
-        selection=dg.AssetSelection.assets(keys["splits"]),
-        config={"ops": {f"{study.name}__splits": {"config": {"draw_again": True}}}},
-        description=f"Divides everybody anew; models, maps and statistics follow by the sensor {study.name}_new_scans.",
-        tags={STUDY_TAG: study.name},
-    )
     jobs = _jobs(workspace, stages)
     running, stopped = dg.DefaultScheduleStatus.RUNNING, dg.DefaultScheduleStatus.STOPPED
-    return dg.Definitions(
-        jobs=[statistics, retraining, *jobs],
+    found = dg.Definitions(
+        jobs=[statistics, *jobs],
         sensors=[_new_scans(workspace, jobs, on=own)],
         schedules=[
             dg.ScheduleDefinition(
@@ -86,16 +79,30 @@ def study_automation(workspace: Workspace, stages: list[Stage]) -> dg.Definition
                 description="Scores and statistics of all that came since; the database follows. On from the start "
                 "where the study has a BIDS folder of its own.",
             ),
-            dg.ScheduleDefinition(
-                name=f"{study.name}_weekly_retraining",
-                job=retraining,
-                cron_schedule=study.automation.retraining,
-                default_status=stopped,
-                description="Divides everybody anew and trains every model again. Off unless switched on: it changes "
-                "every map.",
-            ),
         ],
     )
+    return dg.Definitions.merge(found, _retraining(workspace, keys["splits"])) if "splits" in keys else found
+
+
+def _retraining(workspace: Workspace, splits: dg.AssetKey) -> dg.Definitions:
+    """The weekly job that begins everything anew."""
+    study = workspace.study
+    job = dg.define_asset_job(
+        f"{study.name}_retraining",
+        selection=dg.AssetSelection.assets(splits),
+        config={"ops": {f"{study.name}__splits": {"config": {"draw_again": True}}}},
+        description=f"Divides everybody anew; models, maps and statistics follow by the sensor {study.name}_new_scans.",
+        tags={STUDY_TAG: study.name},
+    )
+    schedule = dg.ScheduleDefinition(
+        name=f"{study.name}_weekly_retraining",
+        job=job,
+        cron_schedule=study.automation.retraining,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Divides everybody anew and trains every model again. Off unless switched on: it changes every "
+        "map.",
+    )
+    return dg.Definitions(jobs=[job], schedules=[schedule])
 
 
 PARTS = {None: "cohort", "scan": "scans", "fold": "models"}
@@ -117,6 +124,7 @@ def _jobs(workspace: Workspace, stages: list[Stage]) -> list[dg.UnresolvedAssetJ
             tags={STUDY_TAG: study},
         )
         for kind, part in PARTS.items()
+        if any(stage.partition == kind for stage in stages)
     ]
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from relevance_assets.assets.cohort import cohort_stages
 from relevance_assets.assets.heat_maps import heat_map_stages
 from relevance_assets.assets.inversion import inversion_stages
+from relevance_assets.assets.lesion_statistics import lesion_statistics_stages
+from relevance_assets.assets.lesions import lesion_stages
 from relevance_assets.assets.localisation import localisation_stages
 from relevance_assets.assets.models import model_stages
 from relevance_assets.assets.published import published_stages
@@ -15,6 +17,7 @@ from relevance_assets.assets.relevance import relevance_stages
 from relevance_assets.assets.sanity import sanity_stages
 from relevance_assets.assets.stages import Stage
 from relevance_assets.assets.statistics import statistics_stages
+from relevance_assets.assets.subjects import subject_stages
 from relevance_assets.assets.workspace import Workspace
 
 __all__ = ["study_stages"]
@@ -22,16 +25,23 @@ __all__ = ["study_stages"]
 
 def study_stages(workspace: Workspace) -> list[Stage]:
     """The study's stages, each after what it needs."""
-    stages = [
-        *cohort_stages(workspace),
-        *model_stages(workspace),
-        *relevance_stages(workspace),
-        *localisation_stages(workspace),
-        *inversion_stages(workspace),
-        *heat_map_stages(workspace),
-        *sanity_stages(workspace),
-        *statistics_stages(workspace),
-    ]
+    stages = cohort_stages(workspace)
+    if workspace.study.model:
+        stages += [
+            *model_stages(workspace),
+            *relevance_stages(workspace),
+            *localisation_stages(workspace),
+            *inversion_stages(workspace),
+            *heat_map_stages(workspace),
+            *sanity_stages(workspace),
+            *statistics_stages(workspace),
+        ]
+    if workspace.study.lesions:
+        stages += [
+            *lesion_stages(workspace),
+            *subject_stages(workspace),
+            *lesion_statistics_stages(workspace),
+        ]
     stages += published_stages(workspace, stages)
     seen: set[str] = set()
     for stage in stages:

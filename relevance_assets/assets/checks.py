@@ -88,7 +88,8 @@ def checks_of(workspace: Workspace, stages: list[Stage]) -> list[tuple[str, str,
             partial(finite, workspace, "relevance_maps", ["total"]),
         ),
     ]
-    return keys + science
+    made = {stage.name for stage in stages}
+    return keys + [check for check in science if check[0] in made]
 
 
 def study_checks(workspace: Workspace, stages: list[Stage]) -> list[dg.AssetChecksDefinition]:

@@ -42,7 +42,8 @@ def upstream(workspace: Workspace, asset: str, item: str) -> str:
 def cohort_stages(workspace: Workspace) -> list[Stage]:
     from relevance_assets.assets.preparation import preparation_stages
 
-    return [_participants(workspace), _raw_scans(workspace), *preparation_stages(workspace), _splits(workspace)]
+    splits = [_splits(workspace)] if workspace.study.model else []
+    return [_participants(workspace), _raw_scans(workspace), *preparation_stages(workspace), *splits]
 
 
 # ------------------------------------------------------------------------------------------------ participants
