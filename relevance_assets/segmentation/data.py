@@ -203,7 +203,7 @@ class Patches:
         """
         if self.size[2] == 1:
             slices = [
-                Place(number, self._middle(scan, z))
+                Place(number, self._middle(scan, int(z)))
                 for number, scan in enumerate(scans)
                 for z in np.flatnonzero(scan.brain.any(axis=(0, 1)))
             ]
@@ -288,7 +288,10 @@ class Patches:
         else:
             how, factor, shift = change
             one_hot = functional.one_hot(labels, classes).movedim(-1, 0).float()
-            moved = augment.apply(replace(how, noise_sd=0.0), torch.cat([image, one_hot]))
+            both = torch.cat([image, one_hot])
+            if self.size[2] == 1:  # torch's affine_grid frowns on an axis of one voxel
+                both = both.expand(-1, -1, -1, 2)
+            moved = augment.apply(replace(how, noise_sd=0.0), both)[..., : self.size[2]]
             labels = moved[1:].argmax(dim=0)
             image = (moved[:1] - mean) / sd * factor + shift
             if how.noise_sd:

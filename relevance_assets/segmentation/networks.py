@@ -11,7 +11,7 @@ layers (batch norms, stride 2 throughout), hence this one for both dimensions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ __all__ = ["PUBLISHED_WIDTHS", "AttentionUNet", "kernels_and_pools"]
 
 PUBLISHED_WIDTHS = (64, 128, 256, 512, 1024)
 Normalisation = Literal["none", "instance"]
-CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-UP: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+UP: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
 class DoubleConv(nn.Sequential):
