@@ -21,7 +21,7 @@ LAYERS = [
     {"models"},
     {"training"},
     {"relevance"},
-    {"evidence", "lesions", "vessels"},
+    {"evidence", "lesions", "segmentation", "vessels"},
     {"statistics"},
     {"tables"},
     {"report"},

@@ -45,7 +45,17 @@ from relevance_assets.training.data import (
 )
 from relevance_assets.training.resume import Progress
 
-__all__ = ["Report", "has_gpu", "learning_rate", "memory_format", "run", "scale_output", "switches"]
+__all__ = [
+    "Report",
+    "has_gpu",
+    "interrupts",
+    "learning_rate",
+    "memory_format",
+    "quiet",
+    "run",
+    "scale_output",
+    "switches",
+]
 
 Report = Callable[[int, int, dict[str, Any]], None]
 
@@ -255,7 +265,7 @@ def run(module: Fold, folder: Path) -> None:
         together = {"devices": devices, "strategy": module.settings.strategy, "plugins": [LightningEnvironment()]}
         together["sync_batchnorm"] = has_gpu()
         module.report = None  # it belongs to this process
-    with _quiet(), _interrupts(), _following(module.state, report if devices > 1 else None, module.settings.epochs):
+    with quiet(), interrupts(), _following(module.state, report if devices > 1 else None, module.settings.epochs):
         trainer = pl.Trainer(
             accelerator="gpu" if has_gpu() else "cpu",
             precision="bf16-mixed" if has_gpu() else "32-true",
@@ -336,7 +346,7 @@ def switches() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Lightning's hints about workers, loggers and devices are not for the reader of a study's log."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
@@ -353,7 +363,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts() -> Iterator[None]:
+def interrupts() -> Iterator[None]:
     """Ctrl+C stays KeyboardInterrupt: Lightning would ignore further ones and leave by SystemExit."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
