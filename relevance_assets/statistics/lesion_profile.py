@@ -91,8 +91,8 @@ def with_ratios(subjects: pl.DataFrame) -> pl.DataFrame:
     return subjects.with_columns(*shares, band.alias("band"))
 
 
-def outliers(subjects: pl.DataFrame) -> pl.DataFrame:
-    """People with three or more flags within their group and age band of at least five.
+def outliers(subjects: pl.DataFrame, fewest: int = FLAGS) -> pl.DataFrame:
+    """People with `fewest` flags or more (published: three) within their group and age band of at least five.
 
     A value is flagged outside two interquartile ranges from the quartiles if its modified z (by the median absolute
     deviation) is above 3.5 too. Who is in no band is never looked at.
@@ -116,7 +116,7 @@ def outliers(subjects: pl.DataFrame) -> pl.DataFrame:
             far = ((values < low - fence) | (values > high + fence)) & (z > MODIFIED_Z)
             for person in part["participant_id"].filter(pl.Series(far)):
                 found.setdefault(person, []).append(f"{name}_{group}_{band}")
-    flagged = {person: names for person, names in found.items() if len(names) >= FLAGS}
+    flagged = {person: names for person, names in found.items() if len(names) >= fewest}
     rows = subjects.filter(pl.col("participant_id").is_in(list(flagged)))
     return rows.select("participant_id", "group", "band", "sex").with_columns(
         pl.Series("flags", [len(flagged[person]) for person in rows["participant_id"]], dtype=pl.Int64),
@@ -149,7 +149,7 @@ def band_summary(subjects: pl.DataFrame) -> pl.DataFrame:
     rows = []
     patients = subjects.filter((pl.col("group") == "MS") & pl.col("band").is_not_null())
     for name, part in (("All", patients), *((n, patients.filter(pl.col("sex") == s)) for n, s in _SEXES)):
-        for zone in ZONES:
+        for zone in ZONES if part.height else ():
             share = pl.col(f"{zone}_ratio")
             bands = part.group_by("band").agg(share.mean().alias("mean"), share.median().alias("median"))
             mean, median = bands["mean"].to_numpy(), bands["median"].to_numpy()
@@ -170,8 +170,9 @@ def _panels(subjects: pl.DataFrame) -> Iterator[tuple[str, str, str, pl.DataFram
     people = (subjects, *(subjects.filter(pl.col("sex") == code) for _, code in _SEXES))
     for panel, (part, measure) in zip("ABCDEF", itertools.product(people, RATIOS[:2]), strict=True):
         for group in ("HC", "MS"):
-            rows = part.filter((pl.col("group") == group) & pl.col("age").is_not_null())
-            yield panel, measure, group, rows
+            rows = part.filter(pl.col("group") == group).drop_nulls(("age", measure))
+            if rows["age"].n_unique() > 2:  # a quadratic needs three ages
+                yield panel, measure, group, rows
 
 
 def age_statistics(subjects: pl.DataFrame) -> pl.DataFrame:
