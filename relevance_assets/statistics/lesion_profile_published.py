@@ -271,9 +271,9 @@ def _sex_tests(subjects: pl.DataFrame) -> Found:
 
 def _two(name: str, a: np.ndarray, b: np.ndarray) -> Found:
     """Student's t, and Mann-Whitney's U of the first sample with r = |z of p| / sqrt(N), as published."""
-    if min(a.size, b.size) < 2:
-        return []
     n = a.size + b.size
+    if min(a.size, b.size) < 2 or np.ptp(np.concatenate([a, b])) == 0:
+        return []
     u, p = stats.mannwhitneyu(a, b)
     _, ties = np.unique(np.concatenate([a, b]), return_counts=True)
     spread = math.sqrt(a.size * b.size / 12 * (n + 1 - (ties**3.0 - ties).sum() / (n * (n - 1))))
