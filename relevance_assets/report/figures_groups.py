@@ -159,20 +159,23 @@ def _draw_forest(effects: pl.DataFrame, label: str, ratio: bool) -> Figure:
 def _effect(axis: Any, beside: Any, y: int, row: Mapping[str, Any]) -> None:
     said = "not estimated"
     if row["estimate"] is not None:
-        said = _number(row["estimate"])
+        places = _places(row["estimate"])
+        said = _number(row["estimate"], places)
         if row["ci_low"] is not None and row["ci_high"] is not None:
             axis.plot([row["ci_low"], row["ci_high"]], [y, y], color=COLOURS[0], linewidth=2, solid_capstyle="butt")
-            said += f" [{_number(row['ci_low'])}, {_number(row['ci_high'])}]"
+            said += f" [{_number(row['ci_low'], places)}, {_number(row['ci_high'], places)}]"
         axis.plot(row["estimate"], y, marker="s", markersize=6, color=COLOURS[0])
     beside.text(0, y, said, fontsize=10, va="center")
     beside.text(1, y, f"{row['n']:,}", fontsize=10, va="center", ha="right")
 
 
-def _number(value: float) -> str:
-    """Three digits, never as a power of ten where it can be read without."""
-    places = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    said = f"{value:.{min(places, 6)}f}"
-    return said.replace("-", "−")
+def _places(value: float) -> int:
+    """Decimals that leave three digits of a value, at most six."""
+    return 2 if value == 0 else min(6, max(0, 2 - math.floor(math.log10(abs(value)))))
+
+
+def _number(value: float, places: int) -> str:
+    return f"{value:.{places}f}".replace("-", "−")
 
 
 def _ratio_ticks(axis: Any) -> None:
@@ -181,7 +184,8 @@ def _ratio_ticks(axis: Any) -> None:
     steps = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5)]
     inside = [s for s in steps if low <= s <= high]
     if len(inside) < 3:
-        inside = [s for s in np.round(np.geomspace(low, high, 7)[1:-1], 2).tolist() if low <= s <= high]
+        places = 1 - math.floor(math.log10(high - low))
+        inside = np.round(np.linspace(low, high, 6)[1:-1], places).tolist()
     if len(inside) > 10:
         inside = [s for s in inside if math.isclose(math.log10(s), round(math.log10(s)), abs_tol=1e-9)]
     axis.set_xticks(inside, [f"{s:g}" for s in inside])

@@ -153,6 +153,7 @@ def _slices(labels: np.ndarray) -> tuple[list[int], str]:
     count = min(MOST_SLICES, indices.size)
     chosen = indices[np.round(np.linspace(0, indices.size - 1, count)).astype(int)]
     number = f"{count} of the {indices.size} slices" if count < indices.size else f"the {count} slices"
+    number = "the one slice" if count == 1 else number
     return chosen.tolist(), f"{number} {kind}"
 
 
@@ -352,7 +353,7 @@ def zone_shares_figure(
         handles = [Patch(color=colour, label=zone) for zone, colour in reversed(ZONE_COLOURS.items())]
         if few:
             handles.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label=f"fewer than {FEW} people"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4 if len(strata) > 2 else 2, frameon=False)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         return figure
