@@ -73,8 +73,8 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _run(home: Home, study: str, *, synthetic: bool, retrain: bool = False) -> None:
-    """Run a study, with progress; used by `run` and `demo`."""
+def _run(home: Home, study: str, *, synthetic: bool, retrain: bool = False, begin: str | None = None) -> None:
+    """Run a study, or what rests on one of its stages, with progress; used by `run`, `import-subjects` and `demo`."""
     from relevance_assets.assets.runner import Failed, dagster_instance, run_study, run_synthetic
     from relevance_assets.assets.workspace import Workspace
     from relevance_assets.configuration import SettingsError, load_studies, read_settings
@@ -89,7 +89,7 @@ def _run(home: Home, study: str, *, synthetic: bool, retrain: bool = False) -> N
                 kept = ", ".join(f"{name}={value}" for name, value in read_settings(home.settings(study)).items())
                 say(Text(f"settings of this home ({home.settings(study)}): {kept}", style="dim"))
             made = synthetic and run_synthetic(home, instance)
-            report = run_study(workspace, instance, retrain=retrain)
+            report = run_study(workspace, instance, retrain=retrain, begin=begin)
             for stage, reasons in report.failed.items():
                 say(Text(f"{stage}: {len(reasons)} left out", style="yellow"))
                 for reason in reasons[:5]:
@@ -235,6 +235,36 @@ def run(
     except SettingsError as error:
         raise _quit(error, 2) from error
     _run(place, study, synthetic=synthetic, retrain=retrain)
+    for part in study_summary(place, study):
+        console.print(part)
+
+
+@app.command("import-subjects")
+def import_subjects(
+    table: Annotated[Path, typer.Argument(metavar="FILE.csv", help="One row per person; see docs/lesions.md.")],
+    study: Annotated[str, typer.Option(help="A study of lesions.")] = "lesion_profile",
+    home: HomeOption = None,
+) -> None:
+    """Take a finished subject table in place of images, and make all statistics of it.
+
+    The file is kept in HOME/studies/STUDY.yaml as `cohort.subjects`, and read again whenever it changes.
+    """
+    from relevance_assets.cohort.subjects import SubjectTableError, read_subject_table
+    from relevance_assets.configuration import SettingsError, load_studies, remembered
+    from relevance_assets.report.terminal import study_summary
+
+    place = _home(home)
+    try:
+        studies = load_studies(place)
+        if study not in studies or studies[study].lesions is None:
+            fitting = ", ".join(name for name, one in studies.items() if one.lesions) or "none"
+            raise _quit(f"no study of lesions {study!r}; there are: {fitting}", 2)
+        read_subject_table(table)
+        with remembered(place, study, {"cohort.subjects": str(table.resolve())}):
+            load_studies(place)
+    except (SubjectTableError, SettingsError) as error:
+        raise _quit(error, 2) from error
+    _run(place, study, synthetic=False, begin="subject_table")
     for part in study_summary(place, study):
         console.print(part)
 

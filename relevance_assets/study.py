@@ -481,15 +481,17 @@ class MaskSource(Settings):
 
 
 class Zones(Settings):
-    """Where a lesion belongs, by its distances in mm. Periventricular comes first, paraventricular is the rest.
+    """Thresholds of the rules in 3D; what is equal to one is within it (`lesions.zones_3d.ZoneThresholds`).
 
-    Defaults: the thresholds of MS-DeepBrain-Study.
+    Defaults: those of MS-DeepBrain-Study, its disk of 6 mm as a sphere; of the voxel-wise rule, a cortex's thickness.
     """
 
-    ventricle_edge_mm: float = Field(default=7.5, gt=0, description="periventricular: nearest voxel as near as this")
-    ventricle_centroid_mm: float = Field(default=15.0, gt=0, description="or the lesion's centroid as near as this")
-    cortex_edge_mm: float = Field(default=6.0, gt=0, description="juxtacortical: nearest voxel as near as this")
-    juxtacortical_diameter_mm: float = Field(default=6.0, gt=0, description="and no larger than this sphere (disk)")
+    ventricle_edge_mm: float = Field(default=7.5, ge=0, description="periventricular: nearest voxel as near as this")
+    ventricle_centroid_mm: float = Field(default=15.0, ge=0, description="or the lesion's centroid as near as this")
+    cortex_edge_mm: float = Field(default=6.0, ge=0, description="else juxtacortical: nearest voxel as near as this")
+    juxtacortical_mm3: float = Field(default=113.1, ge=0, description="and no larger than this")
+    voxel_ventricle_mm: float = Field(default=7.5, ge=0, description="a voxel by itself: periventricular")
+    voxel_cortex_mm: float = Field(default=3.0, ge=0, description="a voxel by itself: else juxtacortical")
 
 
 class Lesions(Settings):
@@ -499,8 +501,8 @@ class Lesions(Settings):
     zones: Zones = Zones()
     connectivity: Literal[6, 18, 26] = Field(default=26, description="neighbours of a voxel that belong to its lesion")
     minimum_mm3: float = Field(default=0.0, ge=0, description="smaller lesions are not counted")
-    rule: Literal["published_2d", "distance_3d", "voxelwise_3d"] = Field(
-        default="distance_3d", description="whose burdens go into the subject table"
+    rule: Literal["published_2d", "lesion_3d", "voxel_3d"] = Field(
+        default="lesion_3d", description="whose burdens go into the subject table"
     )
     source: Label | None = Field(default=None, description="whose burdens go into the subject table; null: the first")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
+
 from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.stages import ALL, Done, Stage, each
 from relevance_assets.assets.workspace import Workspace
@@ -15,6 +17,7 @@ from relevance_assets.files import fingerprint
 
 __all__ = ["published_stages"]
 
+PROFILE = "lesion_profile"  # the study whose printed numbers come from a subject table
 SOURCES = ("scores", "correlations")  # whose tables published numbers are compared with
 
 
@@ -23,6 +26,8 @@ def published_stages(workspace: Workspace, stages: list[Stage]) -> list[Stage]:
     from relevance_assets.statistics.published import published_numbers
 
     study = workspace.study
+    if study.lesions and study.name == PROFILE:
+        return [_profile(workspace)]
     published = published_numbers(study.name)
     synthetic = study.cohort.bids is None or bool(study.cohort.truth_regions)  # truth is known of planted effects only
     needs = tuple(stage.name for stage in stages if stage.name in SOURCES)
@@ -56,3 +61,54 @@ def published_stages(workspace: Workspace, stages: list[Stage]) -> list[Stage]:
         group="statistics",
     )
     return [stage] if published and needs else []
+
+
+def _profile(workspace: Workspace) -> Stage:
+    """Printed numbers beside those of the subject table; comparable where that was imported."""
+    imported = workspace.study.cohort.subjects is not None
+
+    def inputs(_: str) -> Any:
+        return [upstream(workspace, "subject_table", ALL), imported]
+
+    def make(_: str) -> Done:
+        from relevance_assets.assets.lesion_statistics import profile_of
+        from relevance_assets.statistics.lesion_profile_published import published_lesion_profile
+
+        found = published_lesion_profile(profile_of(workspace))
+        frame = found.select(
+            "published",
+            "ours",
+            "n",
+            "verdict",
+            "note",
+            "recipe",
+            measure=pl.concat_str("place", pl.lit(": "), "measure"),
+            printed="text",
+            unit=pl.lit(""),
+            n_published=pl.lit(None, pl.Int64),
+            comparable=pl.lit(imported),
+        )
+        if not imported:
+            # Other people: what agrees does so by chance, what differs refutes nothing.
+            note = pl.lit("ours: other people than the publication's; ") + pl.col("note").fill_null("")
+            frame = frame.with_columns(note=note.str.strip_suffix("; "))
+        counts = dict(frame.group_by("verdict").len().sort("verdict").iter_rows())
+        return Done(
+            tables={"published_comparison": frame},
+            result=fingerprint(frame.rows()),
+            metadata={f"numbers_{verdict.replace(' ', '_')}": count for verdict, count in counts.items()},
+        )
+
+    return Stage(
+        name="published_comparison",
+        version="profile-1",
+        description="Every printed number of the study that a subject table can answer, by the recipe that gives it, "
+        "with a verdict.",
+        tables=("published_comparison",),
+        items=lambda: [ALL],
+        inputs=inputs,
+        work=each(make),
+        needs=("subject_table",),
+        kinds=frozenset({"polars"}),
+        group="statistics",
+    )

@@ -28,14 +28,18 @@ SUBJECTS: dict[str, Any] = {
     **dict.fromkeys(PARTS, pl.Float64()),
 }
 # Column -> the name that MS-DeepBrain-Study's table has for it.
-ALSO = dict(
-    zip(
-        SUBJECTS,
-        ("PatientID", "PatientAge", "PatientSex", "StudyGroup", "TotalIntracranialArea", "TotalVentricleArea")
-        + ("TotalWMHArea", "TotalPeriArea", "TotalParaArea", "TotalJuxtArea"),
-        strict=True,
-    )
-)
+ALSO = {
+    "participant_id": "PatientID",
+    "age": "PatientAge",
+    "sex": "PatientSex",
+    "group": "StudyGroup",
+    "intracranial": "TotalIntracranialArea",
+    "ventricle": "TotalVentricleArea",
+    "lesion": "TotalWMHArea",
+    "periventricular": "TotalPeriArea",
+    "paraventricular": "TotalParaArea",
+    "juxtacortical": "TotalJuxtArea",
+}
 SEXES = {"0": "F", "1": "M", "f": "F", "m": "M", "female": "F", "male": "M", "": None, "n/a": None}
 MISSING = ("", "n/a", "na", "nan")
 NAMED = 3  # faults in a message

@@ -64,6 +64,22 @@ _GRID = (
     _text("orientation", "axis codes of the affine, e.g. RAS"),
 )
 
+_SOURCE = _text("source", "whose masks, as the study names them, e.g. manual")
+_RULE = _text("rule", "of the zones: 'published_2d' (objects in slices), 'lesion_3d' (lesions), 'voxel_3d' (voxels)")
+_ANALYSIS = (
+    _text("analysis", "which question"),
+    _text("recipe", "'as_published' (faults included) or 'sound'"),
+    _text("variant", "'all', or 'without_outliers' by the published rule"),
+)
+_STRATUM = _text("stratum", "which people, e.g. 'MS female'")
+_FILTER = _text("filter", "condition on the view subject_measures that gives the row's people")
+_CORRECTED = (
+    _real("p", "two-sided", nullable=True),
+    _real("p_corrected", "p corrected as `correction` says", nullable=True),
+    _real("p_fdr", "p after Benjamini and Hochberg over the same family", nullable=True),
+    _text("correction", "method and family of p_corrected", nullable=True),
+)
+
 _ALL = (
     _table("participants", "People as participants.tsv describes them.", (
         _text("participant_id", "sub-<label>"),
@@ -339,6 +355,129 @@ _ALL = (
         _real("p_corrected", "difference: smallest p in the region, corrected over the brain by the maximum "
               "statistic; first scans of people only", nullable=True),
     )),
+    _table("lesions", "Lesions by rule: their size, shape, place and zone. Distances are in the rule's own dimensions: "
+           "within the slice by pixels of 0.9 mm (published_2d), or in space.", (
+        _SCAN, _SOURCE, _RULE,
+        _whole("lesion", "number of the lesion, or of the object in a slice"),
+    ), (
+        _whole("slice", "index along the axis nearest to vertical, of published_2d", nullable=True),
+        _text("zone", "'periventricular', 'paraventricular' or 'juxtacortical'; voxel_3d: that of most of its voxels",
+              nullable=True),
+        _whole("voxels", "voxels of the native grid; published_2d: with holes filled"),
+        _real("volume_mm3", "volume, mm³"),
+        _real("area_mm2", "area by the published rule's pixels, mm²", nullable=True),
+        _real("ventricle_edge_mm", "nearest voxel to ventricle, mm; null without one", nullable=True),
+        _real("ventricle_centroid_mm", "centroid to ventricle, mm; null without one", nullable=True),
+        _real("cortex_edge_mm", "nearest voxel to cortex or fluid, mm; null without it", nullable=True),
+        _real("midplane_mm", "centroid from the plane that mirrors the brain, mm, right is positive", nullable=True),
+        _real("centroid_x_mm", "centroid, mm to the right"),
+        _real("centroid_y_mm", "centroid, mm to the front"),
+        _real("centroid_z_mm", "centroid, mm upward"),
+        _real("diameter_mm", "largest distance between two of its corners, mm"),
+        _real("elongation", "ratio of its longest to its shortest axis (1: a ball)", nullable=True),
+    )),
+    _table("lesion_burden", "Lesions of a scan by zone.", (
+        _SCAN, _SOURCE, _RULE,
+        _text("zone", "'all', 'periventricular', 'paraventricular' or 'juxtacortical'"),
+    ), (
+        _whole("voxels", "voxels of the native grid"),
+        _real("volume_mm3", "volume, mm³; 0 without a lesion"),
+        _whole("count", "lesions with a voxel there"),
+        _real("share", "of the lesion volume; null without a lesion", nullable=True),
+        _real("share_of_intracranial", "of the volume of the brain mask", nullable=True),
+    )),
+    _table("lesion_totals", "What a scan's lesions are measured against.", (_SCAN, _SOURCE), (
+        _real("intracranial_mm3", "volume of the brain mask on the native grid, mm³"),
+        _real("ventricle_mm3", "volume of the ventricles, mm³"),
+        _real("lesion_mm3", "volume of all lesions counted, mm³"),
+        _whole("lesions", "lesions in 3D"),
+    )),
+    _table("zone_agreement", "How two rules agree on a scan's lesion voxels.", (
+        _SCAN, _SOURCE,
+        _text("rule_a", "a rule"),
+        _text("rule_b", "another rule"),
+    ), (
+        _whole("voxels", "voxels with a zone by both"),
+        _whole("only_one", "voxels with a zone by one rule only, which are left out"),
+        _real("kappa", "Cohen's kappa; null without voxels, or where both know one zone only", nullable=True),
+        _real("equal", "share of the voxels with the same zone", nullable=True),
+    )),
+    _table("zone_sensitivity", "Burden by zone with one threshold changed, the others as set.", (
+        _SCAN, _SOURCE, _RULE,
+        _text("threshold", "the threshold that is changed"),
+        _real("factor", "by which it is multiplied"),
+        _text("zone", "'all', 'periventricular', 'paraventricular' or 'juxtacortical'"),
+    ), (
+        _real("value", "the threshold then, mm or mm³"),
+        _real("volume_mm3", "volume, mm³"),
+        _whole("count", "lesions with a voxel there"),
+    )),
+    _table("subjects", "One row per person: brain, ventricles and lesions by zone.", (
+        _text("participant_id", "sub-<label>"),
+    ), (
+        _real("age", "age in years", nullable=True),
+        _text("sex", "F or M", nullable=True),
+        _text("group", "e.g. MS or HC", nullable=True),
+        _real("intracranial", "brain, in `unit`"),
+        _real("ventricle", "ventricles, in `unit`"),
+        _real("lesion", "all lesions, in `unit`"),
+        _real("periventricular", "periventricular lesions, in `unit`"),
+        _real("paraventricular", "paraventricular lesions, in `unit`"),
+        _real("juxtacortical", "juxtacortical lesions, in `unit`"),
+        _text("unit", "'mm³', or 'as given' in an imported table"),
+        _text("scan", "the scan measured; null in an imported table", nullable=True),
+    )),
+    _table("group_comparisons", "Two groups compared, by published and by sound recipes.", (
+        *_ANALYSIS,
+        _text("measure", "what is compared; sizes are called area, as published, also where they are volumes"),
+        _STRATUM,
+        _text("group_a", "a group"),
+        _text("group_b", "another group"),
+        _text("test", "name of the test"),
+    ), (
+        _FILTER,
+        _real("statistic", "of the test", nullable=True),
+        _real("effect", "size of the effect, b against a", nullable=True),
+        _text("effect_name", "which effect", nullable=True),
+        *_INTERVAL, *_CORRECTED,
+        _whole("n_a", "people of group a"),
+        _whole("n_b", "people of group b"),
+    )),
+    _table("regressions", "Terms of regressions, by published and by sound recipes.", (
+        *_ANALYSIS,
+        _STRATUM,
+        _text("outcome", "what is explained"),
+        _text("term", "term of the model"),
+    ), (
+        _text("model", "the model as a formula"),
+        _FILTER,
+        _real("estimate", "see estimate_name", nullable=True),
+        _text("estimate_name", "what the estimate is"),
+        *_INTERVAL, *_CORRECTED,
+        _whole("n", "people used"),
+    )),
+    _table("descriptives", "Summaries of measures, by published and by sound recipes.", (
+        *_ANALYSIS,
+        _text("measure", "what is summed up; sizes are called area, as published, also where they are volumes"),
+        _STRATUM,
+        _text("statistic", "e.g. mean, median"),
+    ), (
+        _FILTER,
+        _real("value", "null where it is not defined", nullable=True),
+        *_INTERVAL,
+        _whole("n", "people used"),
+    )),
+    _table("outliers", "People with values far from their group's and age band's.", (
+        _text("participant_id", "sub-<label>"),
+    ), (
+        _text("group", "the group"),
+        _text("band", "age band"),
+        _text("sex", "F or M", nullable=True),
+        _whole("flags", "variables that are far"),
+        Column("removed", pl.Boolean(), "whether the published rule takes the person out: three flags or more"),
+        _text("variables", "which, with group and band"),
+        _FILTER,
+    )),
     _table("published_comparison", "What a publication reports, beside what was found here.", (
         _text("measure", "measure as published"),
     ), (
@@ -347,9 +486,11 @@ _ALL = (
         _text("unit", "unit of both"),
         _whole("n", "scans used here", nullable=True),
         _whole("n_published", "scans of the publication", nullable=True),
-        _text("verdict", "'rounds to', 'differs', 'not measured' or 'contradicts itself'"),
+        _text("verdict", "'exact', 'rounds to', 'differs', 'not reproducible', 'not measured' or 'contradicts itself'"),
         Column("comparable", pl.Boolean(), "whether both are of comparable data: synthetic scans are not"),
         _text("note", "what else is to know", nullable=True),
+        _text("recipe", "what was computed here", nullable=True),
+        _text("printed", "the published number as printed", nullable=True),
     )),
     _table("correlations", "Correlations with their p-values.", (
         _text("analysis", "which question, or which method's masks"),
@@ -362,10 +503,15 @@ _ALL = (
         *_INTERVAL,
         _real("p", "two-sided, from the asymptotic distribution", nullable=True),
         _real("p_permutation", "two-sided, (b+1)/(B+1)", nullable=True),
-        _real("p_corrected", "p_permutation corrected over the family", nullable=True),
-        _real("p_fdr", "p_permutation after Benjamini and Hochberg over the family", nullable=True),
-        _text("correction", "of p_corrected: 'max-statistic' (Westfall-Young)", nullable=True),
+        _real("p_corrected", "p_permutation (else p) corrected over the family", nullable=True),
+        _real("p_fdr", "p_permutation (else p) after Benjamini and Hochberg over the family", nullable=True),
+        _text("correction", "of p_corrected: 'max-statistic' (Westfall-Young), or method and family", nullable=True),
         _whole("n", "pairs used"),
+        _whole("n_a", "pairs of the first group, where two are compared", nullable=True),
+        _whole("n_b", "pairs of the second group, where two are compared", nullable=True),
+        _text("recipe", "'as_published' or 'sound', where a publication has one of its own", nullable=True),
+        _text("variant", "'all' or 'without_outliers', where outliers are looked for", nullable=True),
+        _text("filter", "condition on the view subject_measures that gives the row's people", nullable=True),
     )),
     _table("brain_age_gap", "Predicted minus true age, also without its dependence on age.", (_SCAN,), (
         _text("set", "'validation', 'test' or 'new'"),

@@ -1,0 +1,218 @@
+"""The stage `lesions`: where a scan's lesions are, how large, and how near to what.
+
+Belongs here: which masks of which scan are measured, and which files they are. Does not belong here: the measures
+(`lesions/`), drawing (`report/`), people (`subjects.py`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from relevance_assets.assets.cohort import upstream
+from relevance_assets.assets.spaces import geometry_of
+from relevance_assets.assets.stages import Done, Stage, each
+from relevance_assets.assets.workspace import Workspace
+from relevance_assets.files import fingerprint, sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from relevance_assets.imaging.volumes import Image
+    from relevance_assets.study import MaskSource
+
+__all__ = ["lesion_stages"]
+
+FIGURE = "lesions"
+TABLES = ("lesions", "lesion_burden", "lesion_totals", "zone_agreement", "zone_sensitivity")
+
+
+def lesion_stages(workspace: Workspace) -> list[Stage]:
+    return [_lesions(workspace)] if workspace.study.lesions else []
+
+
+def mask_files(workspace: Workspace, scan: str, source: MaskSource) -> dict[str, Path]:
+    """Where a source has its masks of a scan, whether they are there or not."""
+    folder = scan.replace("_", "/", 1)
+    given = source.model_dump(exclude_none=True)
+    return {name: workspace.bids / text.format(folder=folder, scan=scan) for name, text in given.items()}
+
+
+def _lesions(workspace: Workspace) -> Stage:
+    study = workspace.study
+    settings = study.lesions
+    assert settings is not None
+
+    def files(scan: str) -> dict[str, dict[str, Path]]:
+        """Of the sources that have masks of this scan."""
+        every = {name: mask_files(workspace, scan, source) for name, source in settings.sources.items()}
+        found = {name: paths for name, paths in every.items() if any(path.exists() for path in paths.values())}
+        if not found:
+            first = next(iter(every.values()))["lesions"]
+            raise ValueError(f"{scan}: no lesion mask, such as {first}; add it, or correct lesions.sources")
+        return found
+
+    def inputs(scan: str) -> Any:
+        hashes = {name: {mask: sha256(path) for mask, path in paths.items()} for name, paths in files(scan).items()}
+        return [upstream(workspace, "prepared_volumes", scan), hashes, settings.model_dump(mode="json")]
+
+    def make(scan: str) -> Done:
+        from relevance_assets.assets.metadata import thumbnail
+        from relevance_assets.report.figures import save
+        from relevance_assets.report.figures_lesions import zones_over_flair_figure
+
+        figure = workspace.scan_figure_path(scan, FIGURE)
+        figure.unlink(missing_ok=True)
+        flair, brain = _native(workspace, scan)
+        parts: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
+        zones: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for source, paths in files(scan).items():
+            frames, codes, ventricles = _measured(workspace, paths, flair, brain)
+            zones[source] = codes, ventricles
+            for name, frame in frames.items():
+                parts[name].append(frame.with_columns(scan=pl.lit(scan), source=pl.lit(source)))
+        tables = {name: pl.concat(frames) for name, frames in parts.items()}
+        shown = settings.source if settings.source in zones else next(iter(zones))
+        drawn, ventricles = zones[shown]
+        title = f"{scan}: lesions by zone ({shown}, {settings.rule})"
+        save(zones_over_flair_figure(flair.data, drawn, ventricles, flair.affine, title, brain), figure)
+        burden = tables["lesion_burden"].filter((pl.col("source") == shown) & (pl.col("rule") == settings.rule))
+        return Done(
+            tables=tables,
+            result=fingerprint(*(frame.rows() for frame in tables.values())),
+            metadata={
+                f"{row['zone']}_ml": f"{row['volume_mm3'] / 1000:.3f} in {row['count']} lesions"
+                for row in burden.iter_rows(named=True)
+            }
+            | {"preview": thumbnail(figure)},
+        )
+
+    return Stage(
+        name="lesions",
+        version="1",
+        description="Every lesion with its volume, shape and distances in mm, and its zone by three rules: the "
+        "published one in slices, one in 3D, and one voxel by voxel; burden by zone, agreement of the rules, and how "
+        "much their thresholds matter. On the native grid of the first contrast.",
+        tables=TABLES,
+        items=lambda: sorted(workspace.results("prepared_volumes")),
+        inputs=inputs,
+        work=each(make),
+        outputs=lambda scan: [workspace.scan_figure_path(scan, FIGURE)],
+        partition="scan",
+        parallel=True,
+        needs=("prepared_volumes",),
+        kinds=frozenset({"nifti", "numpy", "opencv"}),
+        group="imaging",
+    )
+
+
+def _native(workspace: Workspace, scan: str) -> tuple[Image, np.ndarray]:
+    """The first contrast as found, and the brain on its grid."""
+    from relevance_assets.imaging.geometry import to_native
+    from relevance_assets.imaging.volumes import load_volume, read_image
+
+    first = workspace.study.contrasts[0].name
+    raw = workspace.read("raw_scans", scan)
+    path = dict(raw.select("image", "path").iter_rows())[first]
+    brain, _ = load_volume(workspace.mask_path(scan))
+    native = to_native((brain > 0).astype("uint8"), geometry_of(workspace, scan), 0)
+    return read_image(workspace.bids / path), native > 0
+
+
+def _measured(
+    workspace: Workspace, paths: dict[str, Path], flair: Image, brain: np.ndarray
+) -> tuple[dict[str, pl.DataFrame], np.ndarray, np.ndarray]:
+    """Rows of every table from one source's masks, the zones by the study's rule, and the ventricles."""
+    import numpy as np
+
+    from relevance_assets.lesions.burden import (
+        PUBLISHED_RULE,
+        burden,
+        lesion_rows,
+        measure,
+        published_lesions,
+        sensitivity,
+        zone_maps,
+    )
+    from relevance_assets.lesions.components import label_lesions, voxel_mm3
+    from relevance_assets.lesions.distances import mid_plane
+    from relevance_assets.lesions.published_images import csf_candidates, prepare_flair
+    from relevance_assets.lesions.zones_2d import published_zones
+    from relevance_assets.lesions.zones_3d import ZoneThresholds
+
+    settings = workspace.study.lesions
+    assert settings is not None
+    masks = {name: _mask(path, flair) for name, path in paths.items()}
+    affine, size = flair.affine, voxel_mm3(flair.affine)
+    thresholds = ZoneThresholds(**settings.zones.model_dump())
+    plane = mid_plane(brain, affine)
+    labels = label_lesions(
+        masks["lesions"], affine, connectivity=settings.connectivity, minimum_mm3=settings.minimum_mm3
+    )
+    measured = measure(
+        labels,
+        affine,
+        ventricles=masks["ventricles"],
+        cortex=masks.get("cortex", ~brain),
+        brain=brain,
+        plane=plane,
+    )
+    inside = brain.sum() * size
+    order = _axial(affine)
+    slices = (np.transpose(one, order) for one in (labels > 0, masks["ventricles"], flair.data))
+    lesions, ventricles, image = slices
+    published = published_zones(lesions, ventricles, csf_candidates(prepare_flair(image)))
+    zones = {PUBLISHED_RULE: np.transpose(published.zones, np.argsort(order)), **zone_maps(measured, thresholds)}
+    burdens = [burden(PUBLISHED_RULE, published.zones, published.labels, size, inside)]
+    burdens += [burden(rule, zones[rule], labels, size, inside) for rule in zones if rule != PUBLISHED_RULE]
+    totals = {
+        "intracranial_mm3": float(inside),
+        "ventricle_mm3": float(masks["ventricles"].sum() * size),
+        "lesion_mm3": float((labels > 0).sum() * size),
+        "lesions": measured.lesions.height,
+    }
+    tables = {
+        "lesions": pl.concat(
+            [published_lesions(published, affine[:, [*order, 3]], plane), lesion_rows(measured, thresholds)]
+        ),
+        "lesion_burden": pl.concat(burdens),
+        "lesion_totals": pl.DataFrame([totals]),
+        "zone_agreement": _agreement(zones),
+        "zone_sensitivity": sensitivity(measured, thresholds),
+    }
+    return tables, zones[settings.rule], masks["ventricles"]
+
+
+def _axial(affine: np.ndarray) -> list[int]:
+    """Axes in such an order that slices, the last, are the ones nearest to axial."""
+    import numpy as np
+
+    upward = np.abs(affine[2, :3]) / np.linalg.norm(affine[:3, :3], axis=0)
+    last = int(upward.argmax())
+    return [*(axis for axis in range(3) if axis != last), last]
+
+
+def _agreement(zones: dict[str, np.ndarray]) -> pl.DataFrame:
+    from dataclasses import asdict
+    from itertools import combinations
+
+    from relevance_assets.lesions.zones_3d import agreement
+
+    rows = [{"rule_a": a, "rule_b": b} | asdict(agreement(zones[a], zones[b])) for a, b in combinations(zones, 2)]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _mask(path: Path, flair: Image) -> np.ndarray:
+    """Voxels above 0 of a mask on the image's grid."""
+
+    from relevance_assets.imaging.grid import Grid, same_grid
+    from relevance_assets.imaging.volumes import ScanError, read_image
+
+    found = read_image(path)
+    shape, other = flair.data.shape, found.data.shape
+    if shape != other or not same_grid(Grid(shape, flair.affine), Grid(other, found.affine)):
+        raise ScanError(f"{path}: not on the grid of the first contrast; resample it (nearest neighbour)")
+    inside: np.ndarray = found.data > 0
+    return inside
