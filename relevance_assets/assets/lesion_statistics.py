@@ -26,7 +26,6 @@ FIGURES = ("lesionBurdenByAge", "lesionShares", "lesionCorrelations", "adjustedE
 ZONES = ("periventricular", "paraventricular", "juxtacortical")
 VARIABLES = {
     "age": "age",
-    "sex": "sex (male)",
     "ventricle_ratio": "ventricles, % of brain",
     "lesion_ratio": "lesions, % of brain",
     **{f"{zone}_ratio": f"{zone}, % of lesions" for zone in ZONES},
@@ -159,7 +158,7 @@ def _figures(
         strata = shares["stratum"].unique(maintain_order=True).to_list()
         yield FIGURES[1], zone_shares_figure(shares, strata, BANDS)
     sound = correlations.filter(
-        (pl.col("analysis") == "matrix") & (pl.col("recipe") == "sound") & (pl.col("variant") == "all")
+        (pl.col("analysis") == "ranks") & (pl.col("recipe") == "sound") & (pl.col("variant") == "all")
     )
     present = [group for group in groups if group in sound["stratum"]]
     if present:

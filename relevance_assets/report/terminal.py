@@ -6,7 +6,6 @@ Belongs here: choosing and formatting. Does not belong here: computing anything 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 import polars as pl
 from rich.console import Group, RenderableType
@@ -16,6 +15,8 @@ from rich.text import Text
 from relevance_assets.configuration import load_studies
 from relevance_assets.home import Home
 from relevance_assets.report.notices import notices
+from relevance_assets.report.tables import interval, number, table
+from relevance_assets.report.terminal_lesions import LESION_PARTS
 from relevance_assets.study import Study
 from relevance_assets.tables.store import Store
 
@@ -25,44 +26,13 @@ RUNS_SHOWN = 5
 HEADLINE = ("auc", "accuracy", "sensitivity", "specificity", "mae", "r", "r2")
 
 
-def _number(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        small = value != 0 and abs(value) < 1e-3
-        return f"{value:.1e}" if small else f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.0f}"
-    return str(value)
-
-
-def _interval(row: dict[str, Any]) -> str:
-    if row["ci_low"] is None:
-        return "–"
-    digits = 2 if max(abs(row["ci_low"]), abs(row["ci_high"])) >= 0.1 else 4
-    return f"{row['ci_low']:.{digits}f} … {row['ci_high']:.{digits}f}"
-
-
-def _table(title: str, columns: list[str], rows: list[list[Any]], right_from: int = 1) -> RenderableType:
-    # The title is a line of its own: rich would fold it to the width of the columns.
-    table = Table(header_style="dim", box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(
-            column,
-            justify="right" if index >= right_from else "left",
-            no_wrap=index < min(right_from, len(columns) - 1),
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(*(Text(_number(value)) for value in row))
-    return Group(Text(title, style="bold"), table) if title else table
-
-
 def frame_table(frame: pl.DataFrame, rows: int = 100) -> RenderableType:
     """A query's answer; more than `rows` rows are counted, not shown."""
     table = Table(header_style="bold", box=None, pad_edge=False)
     for name, dtype in frame.schema.items():
         table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="fold")
     for row in frame.head(rows).iter_rows():
-        table.add_row(*(Text(_number(value)) for value in row))
+        table.add_row(*(Text(number(value)) for value in row))
     hidden = frame.height - rows
     if frame.is_empty():
         return Text("no rows", style="dim")
@@ -75,11 +45,10 @@ def study_summary(home: Home, name: str) -> list[RenderableType]:
     study = load_studies(home)[name]
     store = Store(home.tables)
     parts: list[RenderableType] = [Text()]
-    source = (
-        str(study.cohort.bids) if study.cohort.bids else "synthetic cohort: nothing here says anything about people"
-    )
+    given = study.cohort.subjects or study.cohort.bids
+    source = str(given) if given else "synthetic cohort: nothing here says anything about people"
     parts += [Text(study.title, style="bold"), Text(source, style="dim")]
-    makers = (_scores, _scenarios, _localisation, _sanity, _correlations)
+    makers = (_scores, _scenarios, _localisation, _sanity, _correlations) if study.model else LESION_PARTS
     for make in makers:
         part = make(study, store)
         parts += [Text(), part] if part is not None else []
@@ -97,10 +66,10 @@ def _scores(study: Study, store: Store) -> RenderableType | None:
     rows = sorted(
         frame.iter_rows(named=True), key=lambda row: (own.get(row["model"], 1), row["model"], order[row["metric"]])
     )
-    return _table(
+    return table(
         "Held-out people, mean of the folds' models",
         ["model", "measure", "value", "95 % interval", "scans"],
-        [[row["model"], row["metric"], row["value"], _interval(row), row["n"]] for row in rows],
+        [[row["model"], row["metric"], row["value"], interval(row), row["n"]] for row in rows],
         right_from=2,
     )
 
@@ -129,10 +98,10 @@ def _scenarios(study: Study, store: Store) -> RenderableType | None:
     )
     rows = []
     for row in ranked.iter_rows(named=True):
-        paired = _interval({"ci_low": row["better_low"], "ci_high": row["better_high"]})
+        paired = interval({"ci_low": row["better_low"], "ci_high": row["better_high"]})
         measured = (
             row["value"],
-            _interval(row),
+            interval(row),
             row["better"],
             paired,
             row["own"],
@@ -142,16 +111,16 @@ def _scenarios(study: Study, store: Store) -> RenderableType | None:
         rows.append([row["number"], row["method"], row["map"], *measured])
     curves = store.read("inversion_curves", study.name).filter(pl.col("fold") == "mean")
     whole = curves.filter((pl.col("control") == "own") & (pl.col("top_percent") == 0))["auc"]
-    said = [f"nothing inverted {_number(whole[0])}"] if len(whole) else []
+    said = [f"nothing inverted {number(whole[0])}"] if len(whole) else []
     for control, words in (
         ("planted", "planted region"),
         ("random_planted", "as many random voxels"),
         ("random", "random masks over all N"),
     ):
         found = alone.filter(pl.col("control") == control)["value"].mean()
-        said += [f"{words} {_number(found)}"] if found is not None else []
+        said += [f"{words} {number(found)}"] if found is not None else []
     measures = "AUC", "95 % interval", "better by", "95 % interval", "own masks", "planted size", "cost"
-    table = _table(
+    ranked = table(
         f"Mean AUC over N when all invert as many voxels, best first: less is better ({', '.join(said)})",
         ["", "method", "maps", *measures],
         rows,
@@ -159,8 +128,8 @@ def _scenarios(study: Study, store: Store) -> RenderableType | None:
     )
     together = named["passes_together"].max()
     if together is None:
-        return table
-    return Group(table, Text(f"all together: {_number(together)} forward + backward passes", style="dim"))
+        return ranked
+    return Group(ranked, Text(f"all together: {number(together)} forward + backward passes", style="dim"))
 
 
 def _localisation(study: Study, store: Store) -> RenderableType | None:
@@ -174,11 +143,11 @@ def _localisation(study: Study, store: Store) -> RenderableType | None:
     if frame.is_empty():
         return None
     rows = frame.sort("contrast", "region", "metric").iter_rows(named=True)
-    return _table(
+    return table(
         f"Where the truth is known: {method}, beside the same region shifted elsewhere",
         ["map", "region", "measure", "value", "shifted", "difference, 95 % interval", "scans"],
         [
-            [row["contrast"], row["region"], row["metric"], row["value"], row["chance"], _interval(row), row["n"]]
+            [row["contrast"], row["region"], row["metric"], row["value"], row["chance"], interval(row), row["n"]]
             for row in rows
         ],
         right_from=3,
@@ -189,7 +158,7 @@ def _sanity(study: Study, store: Store) -> RenderableType | None:
     frame = store.read("sanity", study.name)
     if frame.is_empty():
         return None
-    return _table(
+    return table(
         "May the maps be believed?",
         ["method", "test", "value", "passes if", "passed", "scans"],
         [
@@ -213,11 +182,11 @@ def _correlations(study: Study, store: Store, most: int = 6) -> RenderableType |
         return None
     count = frame.filter(pl.col("p_corrected") < 0.05).height
     best = frame.sort("p_corrected", pl.col("value").abs(), descending=[False, True]).head(most)
-    return _table(
+    return table(
         f"Mean inside the mask and {frame['y'][0]}: {count} of {frame.height} with corrected p < 0.05. Strongest:",
         ["maps", "image", "mask", "Spearman", "95 % interval", "p", "n"],
         [
-            [row["analysis"], row["x"], row["stratum"], row["value"], _interval(row), row["p_corrected"], row["n"]]
+            [row["analysis"], row["x"], row["stratum"], row["value"], interval(row), row["p_corrected"], row["n"]]
             for row in best.iter_rows(named=True)
         ],
         right_from=3,
@@ -269,7 +238,7 @@ def status_parts(home: Home) -> list[RenderableType]:
             first=pl.col("started").min(),
         )
         rows = stages.sort("first").select("asset", "done", "failed", "seconds").rows()
-        parts.append(_table("", ["stage", "done", "failed", "seconds"], [list(row) for row in rows]))
+        parts.append(table("", ["stage", "done", "failed", "seconds"], [list(row) for row in rows]))
         reasons = pl.concat(
             [
                 scans.filter(pl.col("status") == "failed").select("scan", pl.lit("cohort").alias("stage"), "reason"),
@@ -280,14 +249,12 @@ def status_parts(home: Home) -> list[RenderableType]:
         ).sort("scan", "stage")
         if reasons.height:
             parts.append(
-                _table("Left out", ["scan", "stage", "why"], [list(row) for row in reasons.rows()], right_from=3)
+                table("Left out", ["scan", "stage", "why"], [list(row) for row in reasons.rows()], right_from=3)
             )
         parts.append(Text())
     latest = [[_when(one.time), one.what, one.why] for one in notices(home)[:RUNS_SHOWN]]
     if latest:
-        parts.append(
-            _table("Runs of the service that failed last (UTC)", ["when", "what", "why"], latest, right_from=3)
-        )
+        parts.append(table("Runs of the service that failed last (UTC)", ["when", "what", "why"], latest, right_from=3))
     return parts
 
 

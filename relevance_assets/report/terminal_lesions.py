@@ -1,0 +1,94 @@
+"""What the command line prints of a study of lesions.
+
+Belongs here: choosing and formatting. Does not belong here: computing anything new, tables of other studies
+(`terminal.py`).
+"""
+
+from __future__ import annotations
+
+import polars as pl
+from rich.console import RenderableType
+
+from relevance_assets.report.tables import interval, table
+from relevance_assets.study import Study
+from relevance_assets.tables.store import Store
+
+__all__ = ["LESION_PARTS"]
+
+ZONES = ("all", "periventricular", "paraventricular", "juxtacortical")
+
+
+def _burden(study: Study, store: Store) -> RenderableType | None:
+    """By source and zone, over scans."""
+    assert study.lesions is not None
+    frame = store.read("lesion_burden", study.name).filter(pl.col("rule") == study.lesions.rule)
+    if frame.is_empty():
+        return None
+    found = frame.group_by("source", "zone").agg(
+        scans=pl.len(),
+        some=(pl.col("count") > 0).sum(),
+        lesions=pl.col("count").sum(),
+        median=pl.col("volume_mm3").median() / 1000,
+        most=pl.col("volume_mm3").max() / 1000,
+    )
+    order = {zone: place for place, zone in enumerate(ZONES)}
+    rows = sorted(found.iter_rows(named=True), key=lambda row: (row["source"], order[row["zone"]]))
+    return table(
+        f"Lesions by zone (rule {study.lesions.rule})",
+        ["masks", "zone", "lesions", "median ml", "most ml", "scans with any", "scans"],
+        [[row[name] for name in ("source", "zone", "lesions", "median", "most", "some", "scans")] for row in rows],
+        right_from=2,
+    )
+
+
+def _agreement(study: Study, store: Store) -> RenderableType | None:
+    frame = store.read("zone_agreement", study.name)
+    if frame.is_empty():
+        return None
+    found = frame.group_by("rule_a", "rule_b", maintain_order=True).agg(
+        equal=(pl.col("equal") * pl.col("voxels")).sum() / pl.col("voxels").sum(),
+        kappa=pl.col("kappa").median(),
+        scans=pl.col("equal").count(),
+    )
+    return table(
+        "Do the rules agree?",
+        ["rule", "and rule", "same zone, share of voxels", "median kappa", "scans"],
+        [[row[name] for name in found.columns] for row in found.iter_rows(named=True)],
+        right_from=2,
+    )
+
+
+def _groups(study: Study, store: Store) -> RenderableType | None:
+    """Sound comparisons of everybody, and the adjusted factors."""
+    frame = store.read("group_comparisons", study.name).filter(
+        (pl.col("analysis") == "groups")
+        & (pl.col("variant") == "all")
+        & (pl.col("test") == "mann_whitney")
+        & pl.col("measure").str.ends_with("_ratio")
+    )
+    if frame.is_empty():
+        return None
+    rows = [
+        [
+            row["measure"].removesuffix("_ratio"),
+            f"{row['group_a']} {row['n_a']}, {row['group_b']} {row['n_b']}",
+            row["effect_name"],
+            row["effect"],
+            interval(row),
+            row["p_corrected"],
+        ]
+        for row in frame.sort("measure").iter_rows(named=True)
+    ]
+    title = "Groups compared (ventricles and lesions as shares of the brain, zones as shares of the lesions)"
+    return table(title, ["measure", "people", "effect", "value", "95 % interval", "p corrected"], rows, right_from=3)
+
+
+def _published(study: Study, store: Store) -> RenderableType | None:
+    frame = store.read("published_comparison", study.name).filter("comparable")
+    if frame.is_empty():
+        return None
+    rows = frame.group_by("verdict").len().sort("len", descending=True).rows()
+    return table("Printed numbers against these people", ["verdict", "numbers"], [list(row) for row in rows])
+
+
+LESION_PARTS = (_burden, _agreement, _groups, _published)
