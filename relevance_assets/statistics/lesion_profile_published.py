@@ -61,8 +61,8 @@ def published_lesion_profile(subjects: pl.DataFrame) -> pl.DataFrame:
     -------
     DataFrame
         place (headline, table), measure (unique), text (as printed), published (its number), recipe (what was
-        computed), variant (`all`: everybody, `without_outliers`: without the study's), ours (null where it is undefined),
-        n (people it is of), verdict, note. The verdict is `contradicts itself` where the number cannot stand beside
+        computed), variant (`all`: everybody, `without_outliers`: without the study's), ours (null where undefined), n
+        (people it is of), verdict, note. The verdict is `contradicts itself` where the number cannot stand beside
         another number of the same publication, else as `print_verdict` says.
 
     Raises
