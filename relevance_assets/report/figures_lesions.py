@@ -242,8 +242,7 @@ def _draw_burden(
         upper, strip = axes[:, column]
         part = people.filter(pl.col("sex") == sex)
         upper.set_yscale("log")
-        # a median half-way between 0 and the least burden is still on the axis
-        upper.set_ylim(low / 2.2, high * 1.6)  # type: ignore[operator]
+        upper.set_ylim(low / 2.2, high * 1.6)  # a median half-way between 0 and the least is on the axis  # type: ignore[operator]
         upper.set_title(name, loc="left")
         upper.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         upper.yaxis.set_minor_formatter(NullFormatter())
