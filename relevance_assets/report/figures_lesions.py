@@ -236,13 +236,13 @@ def _draw_burden(
     share = 0.22 * len(groups)
     axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(4, share))
     positive = people.filter(pl.col(measure) > 0)[measure]
-    low, high = (positive.min(), positive.max()) if positive.len() else (1.0, 10.0)
+    low, high = np.quantile(positive, (0, 1)) if positive.len() else (1.0, 10.0)
     handles: list[Any] = []
     for column, (sex, name) in enumerate(((0, "women"), (1, "men"))):
         upper, strip = axes[:, column]
         part = people.filter(pl.col("sex") == sex)
         upper.set_yscale("log")
-        upper.set_ylim(low / 2.2, high * 1.6)  # a median half-way between 0 and the least is on the axis  # type: ignore[operator]
+        upper.set_ylim(low / 2.2, high * 1.6)  # a median half-way between 0 and the least is on the axis
         upper.set_title(name, loc="left")
         upper.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         upper.yaxis.set_minor_formatter(NullFormatter())
