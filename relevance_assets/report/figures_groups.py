@@ -33,7 +33,7 @@ def correlation_matrices_figure(
     ----------
     correlations : DataFrame
         Columns stratum, x, y, value, p_corrected, n: a row per pair, in either order. A null value is drawn as a
-        dash: one of the two does not vary.
+        dash: one of the two does not vary. A pair without a row stays empty.
     variables : mapping of str to str
         The table's names and what they are called, in order.
     strata : sequence of str
@@ -59,7 +59,9 @@ def correlation_matrices_figure(
             image = _matrix(axis, correlations.filter(pl.col("stratum") == stratum), variables, stratum)
         bar = figure.colorbar(image, ax=list(axes), shrink=0.8, pad=0.02)
         bar.set_label("correlation")
-        said = f"* p < {LEVEL} after {correction}; – one of the two does not vary"
+        shown = correlations.filter(pl.col("stratum").is_in(list(strata)))
+        said = f"* p < {LEVEL} after {correction}"
+        said += "; – one of the two does not vary" if shown["value"].null_count() else ""
         figure.legend([], [], title=said, loc="outside lower left", frameon=False)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -73,9 +75,11 @@ def _matrix(axis: Any, rows: pl.DataFrame, variables: Mapping[str, str], stratum
     values = np.full((len(names) - 1, len(names) - 1), np.nan)
     for down, across in zip(*np.tril_indices(len(names) - 1), strict=True):
         row = pairs.get(frozenset((names[down + 1], names[across])))
-        value = math.nan if row is None or row["value"] is None else row["value"]
+        if row is None:
+            continue
+        value = math.nan if row["value"] is None else row["value"]
         values[down, across] = value
-        found = bool(row and row["p_corrected"] is not None and row["p_corrected"] < LEVEL)
+        found = row["p_corrected"] is not None and row["p_corrected"] < LEVEL
         said = "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−") + ("*" if found else "")
         colour = "white" if abs(value) > 0.6 else "black"
         weight = "bold" if found else "normal"

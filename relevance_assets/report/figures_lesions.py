@@ -190,7 +190,8 @@ def age_burden_figure(
     """A burden against age in women and in men: everybody, and the medians of age bands with 95 % intervals.
 
     The axis is logarithmic; who has none is in a strip of its own below it, and counts in the medians. The interval of
-    a median is by order statistics (binomial); fewer than six people have none. A median of 0 is drawn in the strip;
+    a median is by order statistics (binomial); fewer than six people have none, and
+    the median of fewer than five is hollow. A median of 0 is drawn in the strip;
     a black tip at the lower edge says that an interval reaches 0.
 
     Parameters
@@ -220,13 +221,13 @@ def age_burden_figure(
     aged = known.filter(pl.col("age").is_not_null())
     if aged.is_empty():
         raise ValueError(f"burden: nobody of {', '.join(groups)} has an age, a sex and {measure}")
-    present = [group for group in groups if group in aged["group"]]
+    present = {group: number for number, group in enumerate(groups) if group in aged["group"]}
     with style():
         return _draw_burden(aged, measure, label, edges, present, known.height - aged.height)
 
 
 def _draw_burden(
-    people: pl.DataFrame, measure: str, label: str, edges: Sequence[float], groups: list[str], ageless: int
+    people: pl.DataFrame, measure: str, label: str, edges: Sequence[float], groups: dict[str, int], ageless: int
 ) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -235,21 +236,21 @@ def _draw_burden(
     share = 0.22 * len(groups)
     axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(4, share))
     positive = people.filter(pl.col(measure) > 0)[measure]
-    low, high = (positive.min(), positive.max()) if positive.len() else (1.0, 10.0)
+    low, high = np.quantile(positive, (0, 1)) if positive.len() else (1.0, 10.0)
     handles: list[Any] = []
     for column, (sex, name) in enumerate(((0, "women"), (1, "men"))):
         upper, strip = axes[:, column]
         part = people.filter(pl.col("sex") == sex)
         upper.set_yscale("log")
-        upper.set_ylim(low / 1.5, high * 1.6)  # type: ignore[operator]
+        upper.set_ylim(low / 2.2, high * 1.6)  # a median half-way between 0 and the least is on the axis
         upper.set_title(name, loc="left")
         upper.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         upper.yaxis.set_minor_formatter(NullFormatter())
         for edge in edges:
             upper.axvline(edge, color="#d9d9d9", linewidth=0.8, zorder=0)
         drawn = [
-            _burden_of(upper, strip, part.filter(pl.col("group") == group), measure, edges, number, group)
-            for number, group in enumerate(groups)
+            _burden_of(upper, strip, part.filter(pl.col("group") == group), measure, edges, (place, number), group)
+            for place, (group, number) in enumerate(groups.items())
         ]
         handles = handles or [one for kind in zip(*drawn, strict=True) for one in kind]
         strip.set_ylim(len(groups) - 0.5, -0.5)
@@ -260,25 +261,34 @@ def _draw_burden(
         strip.set_xlabel("age, years")
     axes[0, 0].set_ylabel(label)
     figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False)
-    if ageless:
-        figure.legend([], [], title=f"not drawn: {ageless} without an age", loc="outside lower right", frameon=False)
+    notes = [f"hollow: fewer than {FEW} people"] if _few_in_a_band(people, edges) else []
+    notes += [f"not drawn: {ageless} without an age"] if ageless else []
+    if notes:
+        figure.legend([], [], title="\n".join(notes), loc="outside lower right", frameon=False)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure
 
 
 def _burden_of(
-    upper: Any, strip: Any, part: pl.DataFrame, measure: str, edges: Sequence[float], number: int, group: str
+    upper: Any,
+    strip: Any,
+    part: pl.DataFrame,
+    measure: str,
+    edges: Sequence[float],
+    places: tuple[int, int],
+    group: str,
 ) -> tuple[Any, Any]:
     """One group in one panel; gives what stands for its people and for its medians in the legend."""
+    place, number = places  # row of the strip, colour
     colour, marker = GROUP_COLOURS[number], GROUP_MARKERS[number]
     some, none = part.filter(pl.col(measure) > 0), part.filter(pl.col(measure) == 0)
     dots = {"color": colour, "marker": marker, "linewidth": 0}
     people = upper.scatter(some["age"], some[measure], s=9, alpha=0.35, label=f"{group}, a person", **dots)
     jitter = 0.5 * (np.arange(none.height) * 0.618 % 1 - 0.5)
-    strip.scatter(none["age"], number + jitter, s=7, alpha=0.5, **dots)
+    strip.scatter(none["age"], place + jitter, s=7, alpha=0.5, **dots)
     strip.text(
-        1.01, number, f"{none.height} of {part.height}", transform=strip.get_yaxis_transform(), va="center", fontsize=9
+        1.01, place, f"{none.height} of {part.height}", transform=strip.get_yaxis_transform(), va="center", fontsize=9
     )
     shift = (number - 0.5) * 1.4  # years: groups beside each other
     mean = {"color": colour, "marker": marker, "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.8}
@@ -289,16 +299,23 @@ def _burden_of(
         if not values.size:
             continue
         x, (middle, low, high) = (start + end) / 2 + shift, _median(values)
+        look = mean | ({"markerfacecolor": "white", "markeredgecolor": colour} if values.size < FEW else {})
         if middle == 0:
-            strip.plot(x, number, clip_on=False, **mean)
+            strip.plot(x, place, clip_on=False, **look)
         else:
-            upper.plot(x, middle, zorder=4, **mean)
+            upper.plot(x, middle, zorder=4, **look)
         if low is not None and high > 0:
             upper.plot([x, x], [max(low, floor), high], color="black", linewidth=3.2, zorder=3)
             upper.plot([x, x], [max(low, floor), high], color=colour, linewidth=1.8, zorder=3)
             if low == 0:
                 upper.plot(x, floor, marker="v", markersize=6, color="black", clip_on=False)
     return people, bars
+
+
+def _few_in_a_band(people: pl.DataFrame, edges: Sequence[float]) -> bool:
+    inside = people.filter(pl.col("age") >= edges[0], pl.col("age") < edges[-1])
+    band = pl.col("age").cut(list(edges), left_closed=True)
+    return bool((inside.group_by("group", "sex", band.alias("band")).len()["len"] < FEW).any())
 
 
 def _median(values: np.ndarray) -> tuple[float, float | None, float]:

@@ -32,6 +32,7 @@ __all__ = ["VERDICTS", "print_verdict", "published_lesion_profile", "recipe_valu
 VERDICTS = ("exact", "rounds to", "not reproducible", "contradicts itself")
 MEASURES = ("age", "intracranial_area", *RATIOS)
 SEXES: tuple[tuple[str, int | None], ...] = (("all", None), ("women", 0), ("men", 1))
+OTHER = "without_outliers"
 _LIST = Path(__file__).parent / "published" / "lesion_profile_subjects.yaml"
 _SCHEMA = {
     "place": pl.String,
@@ -60,7 +61,7 @@ def published_lesion_profile(subjects: pl.DataFrame) -> pl.DataFrame:
     -------
     DataFrame
         place (headline, table), measure (unique), text (as printed), published (its number), recipe (what was
-        computed), variant (`N`: all people, `O`: without the study's outliers), ours (null where it is undefined), n
+        computed), variant (`all`: everybody, `without_outliers`: without the study's), ours (null where undefined), n
         (people it is of), verdict, note. The verdict is `contradicts itself` where the number cannot stand beside
         another number of the same publication, else as `print_verdict` says.
 
@@ -76,7 +77,7 @@ def published_lesion_profile(subjects: pl.DataFrame) -> pl.DataFrame:
             raise ValueError(f"published numbers: no people of group {group}; both HC and MS are needed")
     odd = outliers(subjects)["participant_id"]
     kept = subjects.filter(~pl.col("participant_id").is_in(odd.implode()))
-    values = {"N": recipe_values(subjects), "O": recipe_values(kept)}
+    values = {"all": recipe_values(subjects), OTHER: recipe_values(kept)}
     rows = []
     for section in yaml.safe_load(_LIST.read_text(encoding="utf-8")):
         about = {name: section[name] for name in ("place", "recipe", "variant")}
@@ -97,7 +98,7 @@ def _row(number: Mapping[str, Any], values: Mapping[str, Values], variant: str) 
             notes.insert(0, f"{number['implies']}: {_short(implied)}; printed: {number['printed']}")
     for recipe, name in number.get("nearest", {}).items():
         other = name.removeprefix("O ")
-        value, people = values["O" if other != name else variant].get(other, (math.nan, 0))
+        value, people = values[OTHER if other != name else variant].get(other, (math.nan, 0))
         notes.append(f"{recipe}: {_short(value)} (n {people})")
     return {
         "measure": number["measure"],

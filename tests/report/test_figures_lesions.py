@@ -194,16 +194,27 @@ def test_the_medians_are_of_everybody_and_a_zero_median_is_in_the_strip():
     )
     figure = age_burden_figure(table, "burden", "lesions, %")
     points = [
-        line.get_xydata()[0] for line in figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())
+        line.get_xydata()[0] for line in figure.axes[0].lines if line.get_marker() == "^" and len(line.get_xdata())
     ]
-    np.testing.assert_allclose(points, [[23.3, 0.3]])
-    assert [line.get_xdata()[0] for line in figure.axes[2].lines] == pytest.approx([34.3])
+    np.testing.assert_allclose(points, [[24.7, 0.3]])
+    assert [line.get_xdata()[0] for line in figure.axes[2].lines] == pytest.approx([35.7])
     spans = [
         line.get_ydata() for line in figure.axes[0].lines if line.get_marker() == "None" and line.get_color() == "black"
     ]
     assert max(spans[0]) == 0.6
     assert min(spans[0]) == figure.axes[0].get_ylim()[0]  # to the edge: the least of the seven has none
     assert overlapping_texts(figure) == []
+
+
+def test_a_median_below_everybody_is_on_the_axis_and_hollow_where_few():
+    table = pl.DataFrame({"age": [20.0, 25.0], "sex": [1.0, 1.0], "group": ["MS"] * 2, "burden": [0.0, 0.1]})
+    figure = age_burden_figure(table, "burden", "lesions, %")
+    (median,) = [line for line in figure.axes[1].lines if line.get_marker() == "^" and len(line.get_xdata())]
+    assert median.get_ydata()[0] == 0.05 > figure.axes[1].get_ylim()[0]
+    assert median.get_markerfacecolor() == "white"
+    assert median.get_color() == GROUP_COLOURS[1]  # MS has its colour though there is no HC
+    assert "hollow: fewer than 5 people" in texts(figure)
+    assert "hollow" not in texts(age_burden_figure(people().with_columns(age=30.0), "burden", "x"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from test_lesion_queries import LESION_QUERIES
 
 from relevance_assets.tables.query import QueryError, run_query
 from relevance_assets.tables.schema import TABLES
@@ -36,6 +37,8 @@ def test_there_are_queries_and_each_begins_with_its_question() -> None:
 def test_every_query_is_tested_and_answers(database: Path) -> None:
     tests = Path(__file__).read_text()
     for file in QUERIES.glob("*.sql"):
+        if file.stem in LESION_QUERIES:
+            continue  # of lesions and groups, which this database has not: test_lesion_queries.py
         assert answer(database, file.stem).height > 0
         assert f'"{file.stem}"' in tests
 
