@@ -120,7 +120,7 @@ def _scenarios(study: Study, store: Store) -> RenderableType | None:
         found = alone.filter(pl.col("control") == control)["value"].mean()
         said += [f"{words} {number(found)}"] if found is not None else []
     measures = "AUC", "95 % interval", "better by", "95 % interval", "own masks", "planted size", "cost"
-    ranked = table(
+    shown = table(
         f"Mean AUC over N when all invert as many voxels, best first: less is better ({', '.join(said)})",
         ["", "method", "maps", *measures],
         rows,
@@ -128,8 +128,8 @@ def _scenarios(study: Study, store: Store) -> RenderableType | None:
     )
     together = named["passes_together"].max()
     if together is None:
-        return ranked
-    return Group(ranked, Text(f"all together: {number(together)} forward + backward passes", style="dim"))
+        return shown
+    return Group(shown, Text(f"all together: {number(together)} forward + backward passes", style="dim"))
 
 
 def _localisation(study: Study, store: Store) -> RenderableType | None:

@@ -6,6 +6,8 @@ Belongs here: choosing and formatting. Does not belong here: computing anything 
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 from rich.console import RenderableType
 
@@ -68,19 +70,18 @@ def _groups(study: Study, store: Store) -> RenderableType | None:
     )
     if frame.is_empty():
         return None
+    first = frame.row(0, named=True)
+    groups = [first["group_a"], first["group_b"]]
     rows = [
-        [
-            row["measure"].removesuffix("_ratio"),
-            f"{row['group_a']} {row['n_a']}, {row['group_b']} {row['n_b']}",
-            row["effect_name"],
-            row["effect"],
-            interval(row),
-            row["p_corrected"],
-        ]
+        [row["measure"].removesuffix("_ratio"), row["n_a"], row["n_b"], row["effect"], interval(row), _p(row)]
         for row in frame.sort("measure").iter_rows(named=True)
     ]
-    title = "Groups compared (ventricles and lesions as shares of the brain, zones as shares of the lesions)"
-    return table(title, ["measure", "people", "effect", "value", "95 % interval", "p corrected"], rows, right_from=3)
+    title = f"{groups[1]} against {groups[0]}, {first['effect_name']}; zones: as shares of a person's lesions"
+    return table(title, ["measure", *groups, "effect", "95 % interval", "p (Holm)"], rows)
+
+
+def _p(row: dict[str, Any]) -> str:
+    return "–" if row["p_corrected"] is None else f"{row['p_corrected']:.2g}"
 
 
 def _published(study: Study, store: Store) -> RenderableType | None:
