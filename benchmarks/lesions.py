@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import combinations
 
 import numpy as np
 from rich.console import Console
@@ -56,6 +57,14 @@ def scene(seed: int = 0) -> dict[str, np.ndarray]:
     return {"lesions": lesions, "ventricles": ventricles, "cortex": cortex, "brain": brain, "flair": flair}
 
 
+@contextmanager
+def clock(took: dict[str, float], name: str) -> Iterator[None]:
+    """Processor time of what is done inside."""
+    began = time.process_time()
+    yield
+    took[name] = time.process_time() - began
+
+
 def zones(console: Console, repeats: int) -> None:
     """Every step from a mask to its tables, in turns; the median turn against the target."""
     from relevance_assets.lesions import burden as tables
@@ -68,43 +77,35 @@ def zones(console: Console, repeats: int) -> None:
     given = scene()
     affine = np.diag([1.0, 1, 1, 1])
     affine[:3, 3] = -np.array(CENTRE)
+    masks = {name: given[name] for name in ("ventricles", "cortex", "brain")}
     turns: list[dict[str, float]] = []
     for _ in range(repeats):
         took: dict[str, float] = {}
-
-        def timed(name: str, call: Callable[[], Any], took: dict[str, float] = took) -> Any:
-            began = time.process_time()
-            value = call()
-            took[name] = time.process_time() - began
-            return value
-
-        labels = timed("components", lambda: label_lesions(given["lesions"], affine))
-        plane = timed("mid-plane", lambda: mid_plane(given["brain"], affine))
-        masks = {name: given[name] for name in ("ventricles", "cortex", "brain")}
-        found = timed(
-            "shapes and distances",
-            lambda: tables.measure(labels, affine, plane=plane, **masks),  # noqa: B023
-        )
-        maps = timed("zones, two rules in 3D", lambda: tables.zone_maps(found))  # noqa: B023
-        fluid = timed("fluid of the published rule", lambda: csf_candidates(prepare_flair(given["flair"])))
-        flat = timed(
-            "zones, published rule",
-            lambda: published_zones(given["lesions"], given["ventricles"], fluid),  # noqa: B023
-        )
-        rows = timed(
-            "table of lesions",
-            lambda: (tables.lesion_rows(found), tables.published_lesions(flat, affine, plane)),  # noqa: B023
-        )
-        every = maps | {tables.PUBLISHED_RULE: flat.zones}
-        numbers = {rule: flat.labels if rule == tables.PUBLISHED_RULE else labels for rule in every}
-        burdens = timed(
-            "table of burden",
-            lambda: [tables.burden(r, z, numbers[r], voxel_mm3(affine)) for r, z in every.items()],  # noqa: B023
-        )
-        timed("agreement of rules", lambda: [agreement(a, b) for a in every.values() for b in every.values()])  # noqa: B023
-        timed("sensitivity to thresholds", lambda: tables.sensitivity(found))  # noqa: B023
+        with clock(took, "components"):
+            labels = label_lesions(given["lesions"], affine)
+        with clock(took, "mid-plane"):
+            plane = mid_plane(given["brain"], affine)
+        with clock(took, "shapes and distances"):
+            found = tables.measure(labels, affine, plane=plane, **masks)
+        with clock(took, "zones, two rules in 3D"):
+            maps = tables.zone_maps(found)
+        with clock(took, "fluid of the published rule"):
+            fluid = csf_candidates(prepare_flair(given["flair"]))
+        with clock(took, "zones, published rule"):
+            flat = published_zones(given["lesions"], given["ventricles"], fluid)
+        with clock(took, "table of lesions"):
+            rows = tables.lesion_rows(found), tables.published_lesions(flat, affine, plane)
+        maps[tables.PUBLISHED_RULE] = flat.zones
+        numbers = dict.fromkeys(maps, labels) | {tables.PUBLISHED_RULE: flat.labels}
+        with clock(took, "table of burden"):
+            burdens = [tables.burden(rule, zone, numbers[rule], voxel_mm3(affine)) for rule, zone in maps.items()]
+        with clock(took, "agreement of rules"):
+            agreed = {pair: agreement(*(maps[rule] for rule in pair)) for pair in combinations(maps, 2)}
+        with clock(took, "sensitivity to thresholds"):
+            tables.sensitivity(found)
         turns.append(took)
-    table = Table("", "CPU s", title=f"Zones of {int(labels.max()):,} lesions, {' x '.join(map(str, SHAPE))} voxels")
+    title = f"Zones of {int(labels.max()):,} lesions, {' x '.join(map(str, SHAPE))} voxels"
+    table = Table("", "CPU s", title=title, min_width=len(title))
     for name in turns[0]:
         table.add_row(name, f"{np.median([turn[name] for turn in turns]):.2f}")
     total = float(np.median([sum(turn.values()) for turn in turns]))
@@ -112,6 +113,7 @@ def zones(console: Console, repeats: int) -> None:
     console.print(table)
     counts = {frame["rule"][0]: dict(zip(frame["zone"], frame["count"], strict=True)) for frame in burdens}
     print(f"rows: {', '.join(str(frame.height) for frame in rows)}; lesions by zone: {counts}")
+    print("kappa:", ", ".join(f"{a} and {b} {found.kappa:.2f}" for (a, b), found in agreed.items()))
     print(f"zones {total:.2f} CPU s, target {ZONES_SECONDS:g} {'reached' if total < ZONES_SECONDS else 'MISSED'}")
 
 

@@ -1,4 +1,4 @@
-"""Zones in three dimensions against the rule written out lesion by lesion, tables by counting, kappa by scikit-learn."""
+"""Zones in three dimensions by hand, tables by counting, kappa by scikit-learn."""
 
 from __future__ import annotations
 
