@@ -115,6 +115,28 @@ def test_many_to_many_is_one_group() -> None:
     assert frame.select("lesions_before", "lesions_after", "volume_before_mm3").row(0) == (2, 3, 16)
 
 
+@pytest.mark.parametrize("reach", [0.0, 1.0, 2.3, 4.0])
+def test_groups_are_those_of_all_pairs_of_lesions(reach: float) -> None:
+    random = np.random.default_rng(11)
+    affine = np.diag([0.9, 1.2, 3.0, 1.0])
+    before, after = random.random((2, 14, 13, 8)) < 0.03
+    parts = []
+    for visit, mask in enumerate((before, after)):
+        labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
+        parts += [(visit, np.argwhere(labels == number)) for number in range(1, count + 1)]
+    of = list(range(len(parts)))
+    for i, (visit, a) in enumerate(parts):
+        for j, (other, b) in enumerate(parts[:i]):
+            apart = np.linalg.norm((a[:, None] - b) * [0.9, 1.2, 3.0], axis=2).min()
+            if visit != other and apart <= reach + 1e-6:
+                of = [of[j] if one == of[i] else one for one in of]
+    _, groups = changed_lesions(before, after, affine, reach_mm=reach)
+    numbers = [set(groups[tuple(voxels.T)]) for _, voxels in parts]
+    assert all(len(one) == 1 for one in numbers)
+    ours = [one.pop() for one in numbers]
+    assert len(set(zip(ours, of, strict=True))) == len(set(ours)) == len(set(of))
+
+
 def test_nothing_at_one_visit_or_both() -> None:
     nothing, one = np.zeros(SHAPE), union((10, 10, 10, 2))
     frame, groups = changed_lesions(nothing, nothing, np.eye(4))

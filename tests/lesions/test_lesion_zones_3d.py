@@ -67,6 +67,25 @@ def test_thresholds_are_checked_and_carry_the_published_ones_over() -> None:
             ZoneThresholds(voxel_cortex_mm=value)
 
 
+@pytest.mark.parametrize("size", [2.5, 1.5, 0.75])
+def test_a_limit_is_met_whatever_the_rounding_of_a_turned_grid(size: float) -> None:
+    a = np.deg2rad(21)
+    affine = np.eye(4, dtype=np.float32)
+    affine[:3, :3] = size * np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    steps = round(7.5 / size)
+    labels = np.zeros((14, 3, 3), np.int32)
+    labels[steps, 1, 1], labels[steps + 1, 0, 1] = 1, 2
+    ventricle = np.zeros(labels.shape, bool)
+    ventricle[0, :, 1] = True
+    far = np.zeros(labels.shape, bool)
+    far[13] = steps < 8
+    found = measure(labels, affine, ventricles=ventricle, cortex=far)
+    codes = zone_maps(found, ZoneThresholds(ventricle_centroid_mm=1, juxtacortical_mm3=0))
+    for zones in codes.values():
+        assert zones[steps, 1, 1] == 1
+        assert zones[steps + 1, 0, 1] != 1
+
+
 # ---------------------------------------------------------------------------------------------------- agreement
 def test_kappa_is_scikit_learns() -> None:
     from sklearn.metrics import cohen_kappa_score
