@@ -99,6 +99,8 @@ def test_the_centroid_is_cut_to_whole_pixels_and_vertices_are_few() -> None:
     """A block of 2 x 2 has its centroid at its first pixel; a long side has no vertex but its ends."""
     block = place((50, 60, 2, 2), (50, 40, 1, 1), None).objects.to_dicts()[0]
     assert block["ventricle_centroid_mm"] == pytest.approx(20 * 0.9)
+    below = place((51, 60, 2, 2), (40, 60, 1, 1), None).objects.to_dicts()[0]
+    assert below["ventricle_centroid_mm"] == pytest.approx(11 * 0.9)
     # the ventricle lies across the middle of the side, 10 pixels off it; the ends are farther
     side = place((30, 60, 41, 3), (50, 50, 1, 1), None).objects.to_dicts()[0]
     assert side["ventricle_edge_mm"] == pytest.approx(math.hypot(10, 20) * 0.9, abs=5e-4)
@@ -155,9 +157,30 @@ def test_the_ellipse_of_an_ellipse_shrinks_by_the_diamond() -> None:
 def test_dark_spots_of_two_pixels_are_candidates_and_of_one_are_not() -> None:
     image = np.where(head() > 0, 0.8, 0.0)
     image[128, 128] = image[128, 160] = image[128, 161] = 0.1
-    image[40:43, 128] = 0.1  # beyond the eroded ellipse
+    image[40:43, 128] = 0.1  # within 10 pixels of the ellipse's edge
+    image[50:52, 128] = 0.1  # within 20
     found = csf_candidates(image[:, :, None])[:, :, 0]
-    assert np.argwhere(found).tolist() == [[128, 160], [128, 161]]
+    assert np.argwhere(found).tolist() == [[50, 128], [51, 128], [128, 160], [128, 161]]
+
+
+def test_dark_is_25_levels_below_a_gaussian_of_65_pixels() -> None:
+    from scipy.ndimage import binary_erosion, correlate1d, label
+
+    image = np.where(head() > 0, np.random.default_rng(8).uniform(0.3, 1, (256, 256)), 0.0)
+    image[0, 0] = 1
+    grey = np.floor(255 * (image - image.min()) / np.ptp(image))
+    sigma = 0.3 * ((65 - 1) * 0.5 - 1) + 0.8  # OpenCV's for a kernel of this size
+    kernel = np.exp(-(np.arange(-32, 33) ** 2) / 2 / sigma**2)
+    kernel /= kernel.sum()
+    mean = correlate1d(correlate1d(grey, kernel, 0, mode="nearest"), kernel, 1, mode="nearest")
+    gap = grey - (mean - 25)
+    # what is within a level is a matter of rounding, and so are pieces of one pixel beside it
+    sure = binary_erosion(np.abs(gap) > 1.1, np.ones((3, 3)))
+    pieces, count = label(gap <= 0, np.ones((3, 3)))
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    expected = (gap <= 0) & (sizes[pieces] >= 2) & ellipse_mask(image, 10)
+    assert expected[sure].sum() > 1000
+    assert (csf_candidates(image[:, :, None])[:, :, 0][sure] == expected[sure]).all()
 
 
 def test_slices_without_a_head_are_blank() -> None:
