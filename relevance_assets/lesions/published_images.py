@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["csf_candidates", "ellipse_mask", "prepare_flair"]
+__all__ = ["csf_candidates", "ellipse_mask", "prepare_flair", "sharpened"]
 
 Slice = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -46,17 +46,19 @@ def prepare_flair(flair: NDArray[np.floating]) -> NDArray[np.float64]:
         raise ValueError("the FLAIR must be a volume of finite values; replace NaN before")
     prepared = np.zeros(flair.shape)
     for index in range(flair.shape[2]):
-        sharp = _sharpened(np.asarray(flair[:, :, index], np.float64))
+        sharp = sharpened(np.asarray(flair[:, :, index], np.float64))
         ellipse = ellipse_mask(sharp, MASK_EROSION)
         if ellipse.sum() > FEWEST_PIXELS:
             prepared[:, :, index] = _normalised(sharp, ellipse)
     return prepared
 
 
-def _sharpened(image: Slice) -> Slice:
+def sharpened(image: Slice) -> Slice:
+    """A slice plus 1.5 times what a Gaussian of one pixel takes from it, within its own range; blank if nothing is
+    above 0, where the study divides by 0."""
     top = image.max()
     if top <= 0:
-        return np.zeros_like(image)  # the study divides by 0 here
+        return np.zeros_like(image)
     image = image / top
     sharp = image + ALPHA * (image - ndimage.gaussian_filter(image, SIGMA))
     return np.clip(sharp, image.min(), image.max()) * top

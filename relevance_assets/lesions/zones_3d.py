@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = ["Agreement", "ZoneThresholds", "agreement", "confluent_zones", "lesion_zones"]
 
 Codes = NDArray[np.uint8]
+EQUAL = 1e-5  # what is larger by less than this share equals a limit: voxel sizes come from float32
 PERIVENTRICULAR, PARAVENTRICULAR, JUXTACORTICAL, UNKNOWN = 1, 2, 3, 0
 
 
@@ -72,9 +73,9 @@ def lesion_zones(
         np.asarray(values, np.float64)
         for values in (ventricle_edge_mm, ventricle_centroid_mm, cortex_edge_mm, volume_mm3)
     )
-    inner = (edge <= thresholds.ventricle_edge_mm) | (centre <= thresholds.ventricle_centroid_mm)
-    small = volume <= thresholds.juxtacortical_mm3
-    outer = small & (cortex <= thresholds.cortex_edge_mm)
+    inner = _within(edge, thresholds.ventricle_edge_mm) | _within(centre, thresholds.ventricle_centroid_mm)
+    small = _within(volume, thresholds.juxtacortical_mm3)
+    outer = small & _within(cortex, thresholds.cortex_edge_mm)
     return _codes(inner, outer, np.isnan(edge) | np.isnan(centre), small & np.isnan(cortex))
 
 
@@ -88,8 +89,12 @@ def confluent_zones(
     Near both, a voxel is periventricular.
     """
     ventricle, cortex = np.asarray(ventricle_mm, np.float64), np.asarray(cortex_mm, np.float64)
-    inner, outer = ventricle <= thresholds.voxel_ventricle_mm, cortex <= thresholds.voxel_cortex_mm
+    inner, outer = _within(ventricle, thresholds.voxel_ventricle_mm), _within(cortex, thresholds.voxel_cortex_mm)
     return _codes(inner, outer, np.isnan(ventricle), np.isnan(cortex))
+
+
+def _within(values: np.ndarray, limit: float) -> np.ndarray:
+    return values <= limit * (1 + EQUAL)
 
 
 def _codes(inner: NDArray, outer: NDArray, no_ventricle: NDArray, no_cortex: NDArray) -> Codes:
