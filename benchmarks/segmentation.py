@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from relevance_assets.cohort.synthetic import synthesise
-from relevance_assets.imaging.volumes import load_volume
-from relevance_assets.segmentation.data import LabelledScan, Patches, merge_masks
+from relevance_assets.imaging.brain_mask import foreground
+from relevance_assets.imaging.volumes import load_volume, read_image
+from relevance_assets.segmentation.data import LabelledScan, Patches, load, merge_masks
 from relevance_assets.segmentation.fit import Fitted, Settings, fit
 from relevance_assets.segmentation.metrics import pooled, scan_metrics
 from relevance_assets.segmentation.predict import Segmenter
@@ -62,13 +63,16 @@ def synthetic_scans(folder: Path, count: int, voxel_mm: float) -> list[LabelledS
 
 
 def real_scans(folder: Path) -> list[LabelledScan]:
-    """MS-DeepBrain's people with manual masks, which mix 1 and 255 (`> 0`)."""
+    """MS-DeepBrain's people with manual masks, which mix 1 and 255 (`> 0`). Intensities are scaled in the whole head.
+
+    Their skulls stay on: the template's brain could not be fitted to one of the two given FLAIRs.
+    """
     found = []
     for image in sorted(folder.glob("sub-*/anat/*_FLAIR.nii.gz")):
         person = image.parts[-3]
         masks = folder / "derivatives/manual" / person / "anat"
         labels = tuple(masks / f"{person}_label-{label}_mask.nii.gz" for label in ("ventricles", "WMH"))
-        found.append(LabelledScan(person, person, image, labels))
+        found.append(LabelledScan(person, person, image, labels, foreground(read_image(image))))
     return found
 
 
@@ -90,14 +94,11 @@ def evaluate(console: Console, title: str, fitted: Fitted, scans: Sequence[Label
     segment, frames, pairs = Segmenter(fitted.path), [], []
     for scan in scans:
         assert isinstance(scan.image, Path)
-        assert isinstance(scan.labels, tuple)
-        image, affine = load_volume(scan.image)
-        brain = load_volume(scan.brain)[0] if isinstance(scan.brain, Path) else None
-        truth = merge_masks([load_volume(path)[0] for path in scan.labels if isinstance(path, Path)])
-        labels = segment(image, brain, scan.name).labels
-        pairs.append((labels, truth))
-        size = np.linalg.norm(affine[:3, :3], axis=0)
-        frames.append(scan_metrics(labels, truth, size).with_columns(scan=pl.lit(scan.name)))
+        given = load(scan, SETTINGS.normalisation, len(SETTINGS.classes))
+        labels = segment(given.image, given.brain, scan.name).labels
+        pairs.append((labels, given.labels))
+        size = np.linalg.norm(load_volume(scan.image)[1][:3, :3], axis=0)
+        frames.append(scan_metrics(labels, given.labels, size).with_columns(scan=pl.lit(scan.name)))
     every = pl.concat(frames)
     table = Table("scan", "class", *SHOWN, title=title, title_justify="left")
     for (scan, name), rows in every.group_by("scan", "class", maintain_order=True):

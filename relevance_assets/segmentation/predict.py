@@ -38,7 +38,7 @@ class Segmenter:
     Parameters
     ----------
     model
-        A `segmentation.pt`, or its description and network, which is left as it is. It runs on a GPU where there is one.
+        A `segmentation.pt`, or description and network, which are left as they are. Runs on a GPU where there is one.
     flips
         Probabilities are the mean over the image and its mirror image from left to right (first axis).
     overlap

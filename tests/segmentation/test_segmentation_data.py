@@ -199,3 +199,19 @@ def test_two_visits_of_one_person_are_not_shared_out() -> None:
     with pytest.raises(TrainingError, match="sub-00 is in the training and in the validation set"):
         check_people([first], [second])
     check_people([first, second], [squares(1)])
+
+
+REAL = Path(__file__).resolve().parents[2] / "../shared/data/ms-deepbrain"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not here")
+@pytest.mark.parametrize(("person", "ventricle", "wmh"), [("sub-105465", 8077, 1977), ("sub-105911", 3638, 469)])
+def test_real_masks_have_the_pixels_that_were_counted(person: str, ventricle: int, wmh: int) -> None:
+    """`lesion_profile.md` §2: ventricle masks mix 1 and 255, none overlaps the lesions."""
+    masks = REAL / "derivatives/manual" / person / "anat"
+    labels = tuple(masks / f"{person}_label-{label}_mask.nii.gz" for label in ("ventricles", "WMH"))
+    found = load(LabelledScan(person, person, REAL / person / f"anat/{person}_FLAIR.nii.gz", labels), "slice", 3)
+    assert np.bincount(found.labels.ravel()).tolist()[1:] == [ventricle, wmh]
+    box, _ = Patches((256, 256, 1)).box(found, (0, 0, 9), 3)
+    assert abs(box.double().mean().item()) < 1e-5
+    assert box.double().std(correction=0).item() == pytest.approx(1, abs=1e-4)
