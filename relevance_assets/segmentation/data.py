@@ -80,10 +80,9 @@ class Place(NamedTuple):
 
 
 def check_people(train: Sequence[LabelledScan], validation: Sequence[LabelledScan]) -> None:
-    """Raise TrainingError where a set is empty, or a participant is on both sides: images of one person are alike."""
-    for name, scans in (("training", train), ("validation", validation)):
-        if not scans:
-            raise TrainingError(f"the {name} set has no scans; use fewer folds or more scans")
+    """Raise TrainingError without training scans, or if someone is on both sides: images of one person are alike."""
+    if not train:
+        raise TrainingError("the training set has no scans; use fewer folds or more scans")
     shared = sorted({scan.participant for scan in train} & {scan.participant for scan in validation})
     if shared:
         raise TrainingError(f"{shared[0]} is in the training and in the validation set; split by participant")
@@ -163,7 +162,7 @@ class Patches:
     Attributes
     ----------
     size : (x, y, z)
-        In voxels; z is 1 for slices.
+        In voxels; z is 1 for slices, which are cut around the middle of the scan's: take x and y large enough.
     foreground_share : float or None
         Share of an epoch's boxes that are drawn where there is a label, by class and with replacement; the others
         are drawn from the brain. None: every slice with brain once per epoch, in random order (slices only).

@@ -148,6 +148,9 @@ def fit(
 ) -> Fitted:
     """Train on `train` and keep the epoch with the lowest loss on `validation`.
 
+    Without validation scans (too few people to spare one) the training's loss takes the place of the validation's: for
+    the rate, the end, and the epoch that is kept.
+
     Parameters
     ----------
     settings
@@ -161,7 +164,7 @@ def fit(
     Raises
     ------
     TrainingError
-        A set without scans, a participant in both, grids that differ, labels that are none, a loss that is not finite.
+        No training scans, a participant in both sets, grids that differ, labels that are none, a loss not finite.
     ValueError
         A network or a loss that cannot be made from the settings.
     """
@@ -228,7 +231,8 @@ class Boxes:
         changes: Sequence[tuple[Change, float, float]] | None = None,
     ) -> None:
         self.settings, self.scans, self.places, self.changes = settings, scans, places, changes
-        self.parts = np.array_split(np.arange(len(places)), -(-len(places) // settings.batch_size))
+        size = settings.batch_size
+        self.parts = np.array_split(np.arange(len(places)), -(-len(places) // size)) if places else []
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -272,7 +276,8 @@ class Epochs(lightning.LightningModule):
 
     @property
     def history(self) -> list[float]:
-        return [row["validation_loss"] for row in self.done.history]
+        """What decides: the validation's losses of the finished epochs, or the training's where there is none."""
+        return [row["validation_loss" if self.validation_scans else "loss"] for row in self.done.history]
 
     @property
     def epoch(self) -> int:
@@ -327,7 +332,7 @@ class Epochs(lightning.LightningModule):
         total = predicted + true
         names = self.settings.classes[1:]
         dice = {f"dice_{name}": _ratio(2 * both[k], total[k]) for k, name in enumerate(names, start=1)}
-        mean = {name: value / count for name, (value, count) in self.sums.items()}
+        mean = {name: value / count if count else None for name, (value, count) in self.sums.items()}
         row = {
             "epoch": self.epoch,
             "loss": mean["training"],
@@ -337,7 +342,8 @@ class Epochs(lightning.LightningModule):
             "seconds": time.perf_counter() - self.started,
         }
         state = self.trainer.optimizers[0].state_dict()
-        self.done.add(row, (mean["validation"], 0.0), self.network.state_dict(), state)
+        decisive = mean["validation" if self.validation_scans else "training"]
+        self.done.add(row, (decisive or 0.0, 0.0), self.network.state_dict(), state)
         self.done.write(self.state)
         self.trainer.should_stop = is_over(self.settings, self.history)
         if self.report:

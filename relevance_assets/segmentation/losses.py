@@ -20,6 +20,7 @@ from torch.nn import functional
 __all__ = ["LOSSES", "loss"]
 
 SMOOTH = 1e-6
+FLOOR = 1e-7  # a root has no slope at 0, where nothing is left to learn: this keeps the gradient finite
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -66,7 +67,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, weights: Sequence[float] | No
 
 def _focal(logits: Tensor, labels: Tensor, weights: Sequence[float] | None, alpha: float, gamma: float) -> Tensor:
     minus_log = functional.cross_entropy(logits, labels, reduction="none")
-    values = alpha * (1 - torch.exp(-minus_log)).clamp_min(0) ** gamma * minus_log
+    values = alpha * (1 - torch.exp(-minus_log)).clamp_min(FLOOR) ** gamma * minus_log
     if weights is None:
         return values.mean()
     each = _tensor(weights, logits)[labels]
@@ -99,8 +100,7 @@ def _unified_focal(
     hits, false, missed = _counts(logits, labels)
     dice = (2 * hits + SMOOTH) / (2 * hits + false + missed + SMOOTH)
     precision, recall = ((hits + SMOOTH) / (hits + wrong + SMOOTH) for wrong in (false, missed))
-    # a root has no slope at 0, where nothing is left to learn: the floor keeps the gradient finite
-    region, both = (1 - dice).clamp_min(1e-7), (1 - precision * recall).clamp_min(1e-7)
+    region, both = (1 - dice).clamp_min(FLOOR), (1 - precision * recall).clamp_min(FLOOR)
     return _over_classes(region**gamma * both**delta, weights, background)
 
 

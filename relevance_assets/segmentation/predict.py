@@ -6,6 +6,7 @@ afterwards (`postprocess.py`, `metrics.py`).
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Segmenter:
     Parameters
     ----------
     model
-        A `segmentation.pt`, or its description and network. It runs on a GPU where there is one.
+        A `segmentation.pt`, or description and network, which are left as they are. Runs on a GPU where there is one.
     flips
         Probabilities are the mean over the image and its mirror image from left to right (first axis).
     overlap
@@ -60,7 +61,7 @@ class Segmenter:
         overlap: float = 0.5,
         batch_size: int = 8,
     ) -> None:
-        self.description, network = weights.load(model) if isinstance(model, Path) else model
+        self.description, network = weights.load(model) if isinstance(model, Path) else copy.deepcopy(model)
         self.device = torch.device("cuda" if has_gpu() else "cpu")
         form: Any = memory_format(self.device, self.description.dims)
         self.network = network.to(self.device).to(memory_format=form).eval()

@@ -116,11 +116,17 @@ def test_it_stops_early_or_at_the_last_epoch() -> None:
     assert is_over(settings, list(range(10, 0, -1)))
 
 
+def test_without_validation_the_training_loss_decides(tmp_path: Path) -> None:
+    epochs = fit(SETTINGS, TRAIN, [], tmp_path / "a").epochs
+    assert epochs["validation_loss"].null_count() == epochs["dice_wmh"].null_count() == 3
+    assert fit(SETTINGS, TRAIN, [], tmp_path / "b").best_epoch == 1 + epochs["loss"].arg_min()  # type: ignore[operator]
+
+
 def test_what_cannot_end_well_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="sub-01 is in the training and in the validation set; split by part"):
         fit(SETTINGS, TRAIN, [squares(1)], tmp_path)
-    with pytest.raises(TrainingError, match="the validation set has no scans"):
-        fit(SETTINGS, TRAIN, [], tmp_path)
+    with pytest.raises(TrainingError, match="the training set has no scans"):
+        fit(SETTINGS, [], VALIDATION, tmp_path)
     with pytest.raises(TrainingError, match="a 2D network takes patches of one slice"):
         replace(SETTINGS, network={"dims": 3})
     with pytest.raises(TrainingError, match="class_weights: 3 are needed"):

@@ -97,6 +97,14 @@ def test_values_and_gradients_stay_finite_and_right_is_less_than_wrong(name: str
     assert scale == 0 or values[0] < min(values[1], 2e-3)
 
 
+def test_a_root_of_nothing_left_to_learn_has_a_gradient() -> None:
+    labels = torch.from_numpy(LABELS)
+    logits = (1e4 * torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float()).requires_grad_()
+    loss("focal", gamma=0.5)(logits, labels).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
 def test_the_background_may_be_left_out() -> None:
     logits, labels = torch.from_numpy(LOGITS), torch.from_numpy(LABELS)
     parts = per_class(LOGITS, LABELS, lambda tp, fp, fn: 1 - (2 * tp + S) / (2 * tp + fp + fn + S))
