@@ -13,8 +13,10 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from relevance_assets.statistics.groups import FEWEST, Draw
 from relevance_assets.statistics.lesion_profile import AREAS, BANDS, RATIOS, ZONES, band_summary, detailed
 from relevance_assets.statistics.people import BY_BAND, BY_SEX, EVERYBODY, People, frame_of, group_is, with_lesions
+from relevance_assets.statistics.resampling import percentile_interval
 
 __all__ = ["COLUMNS", "descriptives", "mean_interval", "median_interval"]
 
@@ -24,20 +26,27 @@ COLUMNS = (
 MEASURES = ("age", *AREAS, *RATIOS)
 # measures whose tables print -/+ half an SD around the median as quartiles
 FAKE_QUARTILES = ("ventricle_area", "ventricle_ratio", "lesion_area", "lesion_ratio")
+MANY = 200  # people of whom the mean is as good as normal: the bootstrap would say the same as t
 _OF_SEX = {1: ("male", "sex = 1"), 0: ("female", "sex = 0")}
 _GROUPS = ("HC", "MS")
 Row = dict[str, Any]
 
 
-def descriptives(variants: Mapping[str, People]) -> pl.DataFrame:
+def descriptives(variants: Mapping[str, People], draw: Draw) -> pl.DataFrame:
     """Every descriptive number of the subject table.
 
     As published: `bands_by_sex` (with the fake quartiles `iqr_25_as_published`, `iqr_75_as_published`), `zones_by_band`
     (patients, who has no lesion counted as 0 %), `zones_over_bands` (unweighted mean of the bands' means, median of
     their medians, ranges), `table_1` (ages and Table 1's other measures by group, linear quartiles). Sound: `people`
-    (by group; by group and sex, band, or both): mean with Student's interval, SD, quartiles, median with the exact
-    interval of order statistics, range; shares only of people with lesions, and `share_with_lesions` with Wilson's
-    interval.
+    (by group; by group and sex, band, or both): mean with Student's interval, which may reach below 0 where the measure
+    cannot; of 5 to 200 people `mean_bootstrap`, the same mean with a percentile interval, which cannot but is too
+    narrow in few; SD, quartiles, median with the exact interval of order statistics, range; shares only of people with
+    lesions, and `share_with_lesions` with Wilson's interval.
+
+    Parameters
+    ----------
+    variants : people by variant, as `people.variants` gives them.
+    draw : as `groups.draws` gives it.
 
     Returns
     -------
@@ -45,7 +54,7 @@ def descriptives(variants: Mapping[str, People]) -> pl.DataFrame:
     """
     rows: list[Row] = []
     for variant, people in variants.items():
-        rows += [{"variant": variant} | row for row in itertools.chain(_published(people), _sound(people))]
+        rows += [{"variant": variant} | row for row in itertools.chain(_published(people), _sound(people, draw))]
     return frame_of(rows, COLUMNS)
 
 
@@ -124,7 +133,7 @@ def _plain(analysis: str, stratum: str, measure: str, people: People) -> Iterato
         yield from _rows(about, _spread(some.frame[measure].to_numpy()))
 
 
-def _sound(people: People) -> Iterator[Row]:
+def _sound(people: People, draw: Draw) -> Iterator[Row]:
     both = {f"{b} {s}": (*BY_BAND[b], *BY_SEX[s]) for b in BANDS for s in BY_SEX}
     for group, (name, conditions) in itertools.product(_GROUPS, (EVERYBODY | BY_SEX | BY_BAND | both).items()):
         stratum = group if name == "all" else f"{group} {name}"
@@ -134,7 +143,7 @@ def _sound(people: People) -> Iterator[Row]:
             known = some.where(*with_lesions(measure)).known(measure)
             if known.frame.height:
                 of = about | {"measure": measure, "filter": known.filter, "n": known.frame.height}
-                yield from _estimates(of, known.frame[measure].to_numpy())
+                yield from _estimates(of, known.frame[measure].to_numpy(), draw)
         known = some.known("lesion_area")
         if n := known.frame.height:
             count = int((known.frame["lesion_area"] > 0).sum())
@@ -143,8 +152,13 @@ def _sound(people: People) -> Iterator[Row]:
             yield about | row | {"value": count / n, "ci_low": interval.low, "ci_high": interval.high}
 
 
-def _estimates(about: Row, values: np.ndarray) -> Iterator[Row]:
+def _estimates(about: Row, values: np.ndarray, draw: Draw) -> Iterator[Row]:
     intervals = {"mean": mean_interval(values), "median": median_interval(values)}
-    for row in _rows(about, _spread(values)):
+    found = _spread(values)
+    if FEWEST <= values.size <= MANY:
+        means = draw(values.size, 0) @ values.astype(np.float32) / values.size
+        intervals["mean_bootstrap"] = percentile_interval(means, 0.95)[:2]
+        found["mean_bootstrap"] = found["mean"]
+    for row in _rows(about, found):
         low, high = intervals.get(row["statistic"], (None, None))
         yield row | {"ci_low": low, "ci_high": high}

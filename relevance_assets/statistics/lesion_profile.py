@@ -151,7 +151,9 @@ def band_summary(subjects: pl.DataFrame) -> pl.DataFrame:
     for name, part in (("All", patients), *((n, patients.filter(pl.col("sex") == s)) for n, s in _SEXES)):
         for zone in ZONES if part.height else ():
             share = pl.col(f"{zone}_ratio")
-            bands = part.group_by("band").agg(share.mean().alias("mean"), share.median().alias("median"))
+            bands = part.group_by("band", maintain_order=True).agg(
+                share.mean().alias("mean"), share.median().alias("median")
+            )
             mean, median = bands["mean"].to_numpy(), bands["median"].to_numpy()
             rows.append(
                 {"subgroup": name, "zone": zone, "n": part.height, "bands": bands.height}
@@ -198,15 +200,16 @@ def age_burden(subjects: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for panel, measure, group, part in _panels(subjects):
         age, values = part["age"].to_numpy(), part[measure].to_numpy()
-        found = stats.pearsonr(age, values)
+        varies = np.ptp(values) > 0
+        r, p = stats.pearsonr(age, values) if varies else (np.nan, np.nan)
         z = (age - age.mean()) / age.std(ddof=1)
         fit = np.polyfit(z, values, 2)
-        rest = ((values - np.polyval(fit, z)) ** 2).sum() / ((values - values.mean()) ** 2).sum()
+        rest = ((values - np.polyval(fit, z)) ** 2).sum() / ((values - values.mean()) ** 2).sum() if varies else np.nan
         rows.append(
             {"panel": panel, "measure": measure, "group": group, "n": age.size}
-            | {"r": float(found.statistic), "p": float(found.pvalue), "strength": _word(float(found.statistic))}
+            | {"r": float(r), "p": float(p), "strength": _word(float(r)) if varies else None}
             | {"c0": fit[2], "c1": fit[1], "c2": fit[0]}
-            | {"r_squared": float(found.statistic) ** 2, "quadratic_r_squared": 1 - rest}
+            | {"r_squared": float(r) ** 2, "quadratic_r_squared": 1 - rest}
         )
     return pl.DataFrame(rows)
 

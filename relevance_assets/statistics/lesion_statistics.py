@@ -33,7 +33,7 @@ def table_makers(
         ),
         "correlations": lambda: pl.concat([correlations(people), composition_correlations(people)]),
         "regressions": lambda: regressions(people),
-        "descriptives": lambda: descriptives(people),
+        "descriptives": lambda: descriptives(people, draw),
         "outliers": lambda: flagged(people["all"].frame),
     }
 

@@ -55,15 +55,18 @@ class People(NamedTuple):
 
     def where(self, *conditions: str) -> People:
         """Those of them for whom all conditions hold; an unknown (null) condition does not."""
-        people = self
-        for condition in conditions:
-            text = f"{people.filter} AND {condition}" if people.filter else condition
-            people = People(people.frame.filter(pl.sql_expr(condition)), text)
-        return people
+        if not conditions:
+            return self
+        condition = " AND ".join(conditions)
+        text = f"{self.filter} AND {condition}" if self.filter else condition
+        return People(self.frame.filter(pl.sql_expr(condition)), text)
 
     def known(self, *columns: str) -> People:
         """Those of them in whom these columns are known."""
-        return self.where(*(f"{column} IS NOT NULL" for column in dict.fromkeys(columns)))
+        condition = " AND ".join(f"{column} IS NOT NULL" for column in dict.fromkeys(columns))
+        if any(self.frame[column].null_count() for column in columns):
+            return self.where(condition)
+        return People(self.frame, f"{self.filter} AND {condition}" if self.filter else condition)
 
 
 def group_is(*names: str) -> str:
