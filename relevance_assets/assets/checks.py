@@ -89,7 +89,9 @@ def checks_of(workspace: Workspace, stages: list[Stage]) -> list[tuple[str, str,
         ),
     ]
     made = {stage.name for stage in stages}
-    return keys + [check for check in science if check[0] in made]
+    # Only a network needs all scans on one grid.
+    apart = set() if workspace.study.model else {"one_grid"}
+    return keys + [check for check in science if check[0] in made and check[1] not in apart]
 
 
 def study_checks(workspace: Workspace, stages: list[Stage]) -> list[dg.AssetChecksDefinition]:

@@ -59,8 +59,8 @@ def _lesions(workspace: Workspace) -> Stage:
         return [upstream(workspace, "prepared_volumes", scan), hashes, settings.model_dump(mode="json")]
 
     def make(scan: str) -> Done:
-        from relevance_assets.assets.metadata import thumbnail
-        from relevance_assets.report.figures import save
+        from relevance_assets.assets.metadata import MAX_BYTES, picture
+        from relevance_assets.report.figures import save, thumbnail
         from relevance_assets.report.figures_lesions import zones_over_flair_figure
 
         figure = workspace.scan_figure_path(scan, FIGURE)
@@ -86,7 +86,7 @@ def _lesions(workspace: Workspace) -> Stage:
                 f"{row['zone']}_ml": f"{row['volume_mm3'] / 1000:.3f} in {row['count']} lesions"
                 for row in burden.iter_rows(named=True)
             }
-            | {"preview": thumbnail(figure)},
+            | {"preview": picture(thumbnail(figure, MAX_BYTES), f"lesions by zone; larger in {figure.name}")},
         )
 
     return Stage(
