@@ -160,6 +160,7 @@ def _figures(
     sound = correlations.filter(
         (pl.col("analysis") == "ranks") & (pl.col("recipe") == "sound") & (pl.col("variant") == "all")
     )
+    sound = sound.filter(pl.col("value").is_not_null().any().over("stratum"))
     present = [group for group in groups if group in sound["stratum"]]
     if present:
         yield FIGURES[2], correlation_matrices_figure(sound, VARIABLES, present)

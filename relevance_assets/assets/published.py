@@ -14,6 +14,7 @@ from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.stages import ALL, Done, Stage, each
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.files import fingerprint
+from relevance_assets.tables.schema import TABLES
 
 __all__ = ["published_stages"]
 
@@ -74,7 +75,11 @@ def _profile(workspace: Workspace) -> Stage:
         from relevance_assets.assets.lesion_statistics import profile_of
         from relevance_assets.statistics.lesion_profile_published import published_lesion_profile
 
-        found = published_lesion_profile(profile_of(workspace))
+        profile = profile_of(workspace)
+        if missing := sorted({"HC", "MS"} - set(profile["group"])):
+            empty = TABLES["published_comparison"].empty().drop("study")
+            return Done({"published_comparison": empty}, "nothing", {"no_people_of_group": ", ".join(missing)})
+        found = published_lesion_profile(profile)
         frame = found.select(
             "published",
             "ours",
