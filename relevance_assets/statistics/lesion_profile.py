@@ -108,9 +108,12 @@ def outliers(subjects: pl.DataFrame, fewest: int = FLAGS) -> pl.DataFrame:
             continue
         for name in CHECKED:
             values = part[name].to_numpy()
-            low, high = np.quantile(values, (0.25, 0.75))
-            middle = np.median(values)
-            deviation = np.median(np.abs(values - middle))
+            known = values[~np.isnan(values)]
+            if known.size < FEWEST:
+                continue
+            low, high = np.quantile(known, (0.25, 0.75))
+            middle = np.median(known)
+            deviation = np.median(np.abs(known - middle))
             z = np.abs(0.6745 * (values - middle) / (deviation or TINY))
             fence = FENCE * (high - low)
             far = ((values < low - fence) | (values > high + fence)) & (z > MODIFIED_Z)

@@ -195,6 +195,13 @@ def test_three_flags_in_a_band_of_five_make_an_outlier(people: int, odd: list[st
     assert outliers(read_subjects(table(**alone))).height == 0
 
 
+def test_one_unknown_value_hides_no_outlier() -> None:
+    values = [10.0 + 0.1 * i for i in range(5)] + [50.0]
+    areas = {name: [*values, None] for name in ("ventricle_area", "lesion_area", "juxtacortical_area")}
+    found = outliers(read_subjects(table(age=[30.0 + i for i in range(7)], **areas)))
+    assert found["participant_id"].to_list() == ["5"]
+
+
 def test_a_constant_variable_has_no_correlation() -> None:
     found = correlation_matrix(read_subjects(table(age=[20.0, 30.0, 40.0, 50.0])), "MS")
     assert found.height == 21

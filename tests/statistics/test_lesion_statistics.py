@@ -18,8 +18,12 @@ TABLES = ("group_comparisons", "correlations", "regressions", "descriptives", "o
 ZONES = ("periventricular_area", "paraventricular_area", "juxtacortical_area")
 
 
-def test_tables_say_of_every_row_what_it_is(made: Maker) -> None:
-    found = lesion_statistics(made(60, 40), resamples=50)
+@pytest.fixture(scope="module")
+def found(made: Maker) -> dict[str, pl.DataFrame]:
+    return lesion_statistics(made(60, 40), seed=1, resamples=50)
+
+
+def test_tables_say_of_every_row_what_it_is(found: dict[str, pl.DataFrame]) -> None:
     assert tuple(found) == TABLES
     for name, table in found.items():
         assert not table.is_empty()
@@ -31,13 +35,12 @@ def test_tables_say_of_every_row_what_it_is(made: Maker) -> None:
     assert (found["outliers"]["removed"] == (found["outliers"]["flags"] >= 3)).all()
 
 
-def test_the_same_seed_gives_the_same_tables(made: Maker) -> None:
-    people = made(30, 30)
-    first, again = (lesion_statistics(people, seed=1, resamples=50) for _ in range(2))
-    assert all(first[name].equals(again[name]) for name in TABLES)
-    other = table_makers(people, seed=2, resamples=50)["group_comparisons"]()
-    assert not first["group_comparisons"]["ci_low"].equals(other["ci_low"])
-    assert first["group_comparisons"]["p"].equals(other["p"])
+def test_the_same_seed_gives_the_same_tables(made: Maker, found: dict[str, pl.DataFrame]) -> None:
+    again = lesion_statistics(made(60, 40), seed=1, resamples=50)
+    assert all(found[name].equals(again[name]) for name in TABLES)
+    other = table_makers(made(60, 40), seed=2, resamples=50)["group_comparisons"]()
+    assert not found["group_comparisons"]["ci_low"].equals(other["ci_low"])
+    assert found["group_comparisons"]["p"].equals(other["p"])
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,7 @@ def test_who_has_no_lesion_has_no_share_in_sound_rows(made: Maker) -> None:
         name: np.concatenate([np.zeros(10), np.full(20, 5.0 if name != "lesion_area" else 15.0)])
         for name in ("lesion_area", *ZONES)
     }
-    found = lesion_statistics(made(0, 30, **nothing), resamples=20)["descriptives"]
+    found = table_makers(made(0, 30, **nothing), resamples=20)["descriptives"]()
     where = (pl.col("measure") == "juxtacortical_ratio") & (pl.col("stratum") == "MS") & (pl.col("statistic") == "mean")
     rows = {row["analysis"]: row for row in found.filter(where, pl.col("variant") == "all").iter_rows(named=True)}
     assert (rows["people"]["n"], rows["people"]["value"]) == (20, pytest.approx(100 / 3))
