@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -55,6 +56,28 @@ class Measured:
     lesions: pl.DataFrame
     voxels: pl.DataFrame
 
+    @cached_property
+    def _of_lesions(self) -> dict[str, NDArray[np.float64]]:
+        names = ("ventricle_edge_mm", "ventricle_centroid_mm", "cortex_edge_mm", "volume_mm3")
+        return {name: _floats(self.lesions, name) for name in names}
+
+    @cached_property
+    def _of_voxels(self) -> dict[str, NDArray[np.float64]]:
+        return {name: _floats(self.voxels, name) for name in ("ventricle_mm", "cortex_mm")}
+
+    @cached_property
+    def lesion_of_voxel(self) -> NDArray[np.intp]:
+        """The row of each voxel's lesion."""
+        return np.searchsorted(self.lesions["lesion"].to_numpy(), self.voxels["lesion"].to_numpy())
+
+    def lesion_codes(self, thresholds: ZoneThresholds) -> NDArray[np.uint8]:
+        """Each lesion's zone by the rule of lesions."""
+        return lesion_zones(**self._of_lesions, thresholds=thresholds)
+
+    def voxel_codes(self, thresholds: ZoneThresholds) -> NDArray[np.uint8]:
+        """Each voxel's zone by the rule of voxels."""
+        return confluent_zones(**self._of_voxels, thresholds=thresholds)
+
 
 def measure(
     labels: NDArray[np.int32],
@@ -95,21 +118,11 @@ def zone_maps(measured: Measured, thresholds: ZoneThresholds = ZoneThresholds())
 
 
 def _codes(measured: Measured, thresholds: ZoneThresholds) -> dict[str, NDArray[np.uint8]]:
-    """Zone of each voxel of `measured.voxels`, by each rule."""
-    lesions, voxels = measured.lesions, measured.voxels
+    """The zone of every lesion voxel by each rule."""
     return {
-        LESION_RULE: _of_lesions(lesions, thresholds)[_positions(lesions, voxels)],
-        VOXEL_RULE: confluent_zones(_floats(voxels, "ventricle_mm"), _floats(voxels, "cortex_mm"), thresholds),
+        LESION_RULE: measured.lesion_codes(thresholds)[measured.lesion_of_voxel],
+        VOXEL_RULE: measured.voxel_codes(thresholds),
     }
-
-
-def _of_lesions(lesions: pl.DataFrame, thresholds: ZoneThresholds) -> NDArray[np.uint8]:
-    edge, centre = _floats(lesions, "ventricle_edge_mm"), _floats(lesions, "ventricle_centroid_mm")
-    return lesion_zones(edge, centre, _floats(lesions, "cortex_edge_mm"), _floats(lesions, "volume_mm3"), thresholds)
-
-
-def _positions(lesions: pl.DataFrame, voxels: pl.DataFrame) -> NDArray[np.intp]:
-    return np.searchsorted(lesions["lesion"].to_numpy(), voxels["lesion"].to_numpy())
 
 
 def _floats(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
@@ -138,10 +151,10 @@ def lesion_rows(measured: Measured, thresholds: ZoneThresholds = ZoneThresholds(
     """
     lesions = measured.lesions
     counts = np.zeros((lesions.height, len(ZONES) + 1), np.int64)
-    np.add.at(counts, (_positions(lesions, measured.voxels), _codes(measured, thresholds)[VOXEL_RULE]), 1)
+    np.add.at(counts, (measured.lesion_of_voxel, measured.voxel_codes(thresholds)), 1)
     largest = np.where(counts[:, 0] > counts[:, 1:].max(axis=1), 0, 1 + counts[:, 1:].argmax(axis=1))
     parts = []
-    for rule, codes in ((LESION_RULE, _of_lesions(lesions, thresholds)), (VOXEL_RULE, largest)):
+    for rule, codes in ((LESION_RULE, measured.lesion_codes(thresholds)), (VOXEL_RULE, largest)):
         names = pl.Series("zone", [ZONES[code - 1] if code else None for code in codes], pl.String)
         nothing = (pl.lit(None).alias(name) for name in ("slice", "area_mm2"))
         parts.append(lesions.with_columns(names, *nothing, rule=pl.lit(rule)))

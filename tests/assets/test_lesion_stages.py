@@ -1,0 +1,226 @@
+"""Studies of lesions: from planted lesions to the tables, and from a finished table without images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import polars as pl
+import pytest
+
+from relevance_assets.assets.chain import study_stages
+from relevance_assets.assets.stages import Outcome, run_items
+from relevance_assets.assets.workspace import Workspace
+from relevance_assets.cohort.subjects import SUBJECTS
+from relevance_assets.configuration import SettingsError, load_studies, remember
+from relevance_assets.home import Home
+from relevance_assets.imaging.volumes import save_volume
+
+VOXEL = 3.0  # mm
+SHAPE = (46, 54, 44)
+PLACES = {"periventricular": (13.5, 0, 0), "paraventricular": (31.5, 0, 0), "juxtacortical": (55.5, 0, 0)}  # mm
+# Scan: group, and how many voxels (along z) each of its lesions has, none where there is no such lesion.
+PEOPLE: dict[str, tuple[str, dict[str, int]]] = {
+    "sub-1": ("HC", {}),
+    "sub-2": ("HC", {"periventricular": 2}),
+    "sub-3": ("MS", {"periventricular": 4, "paraventricular": 3, "juxtacortical": 2}),
+    "sub-4_ses-M0": ("MS", {"paraventricular": 5}),
+    "sub-4_ses-M6": ("MS", {"paraventricular": 9}),
+}
+ZONES = tuple(PLACES)
+
+
+def centres() -> np.ndarray:
+    """Voxel centres, mm from the middle, (3, x, y, z)."""
+    half = (np.array(SHAPE)[:, None, None, None] - 1) / 2
+    return (np.indices(SHAPE) - half) * VOXEL
+
+
+def affine() -> np.ndarray:
+    """To the left in the file, as scanners do."""
+    found = np.diag([-VOXEL, VOXEL, VOXEL, 1.0])
+    found[:3, 3] = -found[:3, :3] @ ((np.array(SHAPE) - 1) / 2)
+    return found
+
+
+def planted(lesions: dict[str, int]) -> np.ndarray:
+    """One voxel wide, as long as given."""
+    mask = np.zeros(SHAPE, np.uint8)
+    middle = (np.array(SHAPE) - 1) / 2
+    for zone, voxels in lesions.items():
+        x, y, z = (np.array(PLACES[zone]) / [-VOXEL, VOXEL, VOXEL] + middle).astype(int)
+        mask[x, y, z : z + voxels] = 255  # masks of 0 and 255 are masks
+    return mask
+
+
+def write_cohort(bids: Path) -> None:
+    mm = centres()
+    brain = (mm[0] / 60) ** 2 + (mm[1] / 75) ** 2 + (mm[2] / 60) ** 2 <= 1
+    ventricles = (np.abs(mm) <= 9).all(axis=0)
+    for scan, (_, lesions) in PEOPLE.items():
+        folder, truth = (place.joinpath(*scan.split("_")) / "anat" for place in (bids, bids / "derivatives" / "truth"))
+        image = np.where(brain, 100.0, 0.0) - 60 * ventricles + 80 * (planted(lesions) > 0)
+        save_volume(folder / f"{scan}_FLAIR.nii.gz", image, affine())
+        save_volume(truth / f"{scan}_label-lesion_mask.nii.gz", planted(lesions), affine(), np.uint8)
+        save_volume(truth / f"{scan}_label-ventricles_mask.nii.gz", ventricles, affine(), np.uint8)
+    rows = {scan.split("_")[0]: group for scan, (group, _) in PEOPLE.items()}
+    lines = [f"{person}\t{30 + number}\tF\t{group}" for number, (person, group) in enumerate(rows.items())]
+    (bids / "participants.tsv").write_text("\n".join(["participant_id\tage\tsex\tgroup", *lines]) + "\n")
+    (bids / "dataset_description.json").write_text('{"Name": "planted", "BIDSVersion": "1.10.0"}\n')
+
+
+@dataclass
+class Made:
+    home: Home
+    bids: Path
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(load_studies(self.home)["lesion_profile"], self.home)
+
+    def run(self, *names: str) -> dict[str, Outcome]:
+        """Stages from the beginning, or those named; outcomes of the last."""
+        found: dict[str, Outcome] = {}
+        for stage in study_stages(self.workspace):
+            if not names or stage.name in names:
+                found = {one.item: one for one in run_items(self.workspace, stage, stage.items())}
+        return found
+
+    def table(self, name: str) -> pl.DataFrame:
+        return self.workspace.read(name)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    write_cohort(tmp_path / "bids")
+    home = Home(tmp_path / "home")
+    settings: dict[str, Any] = {"cohort.bids": str(tmp_path / "bids"), "statistics.bootstrap": 100}
+    settings["preparation"] = [{"step": "brain_mask", "source": "nonzero"}, {"step": "scale"}]
+    settings["contrasts"] = [{"name": "FLAIR", "suffix": "FLAIR", "scale": {"rule": "range", "high": 200}}]
+    remember(home, "lesion_profile", settings)
+    one = Made(home, tmp_path / "bids")
+    one.run("participants", "raw_scans", "prepared_volumes")
+    return one
+
+
+def mask_of(made: Made, scan: str, label: str = "lesion") -> Path:
+    folder = made.bids / "derivatives" / "truth"
+    return folder.joinpath(*scan.split("_")) / "anat" / f"{scan}_label-{label}_mask.nii.gz"
+
+
+def test_planted_lesions_come_back_in_their_zones(made: Made) -> None:
+    assert {one.outcome for one in made.run("lesions").values()} == {"ok"}
+    burden = made.table("lesion_burden").filter(pl.col("rule") == "lesion_3d")
+    for scan, (_, lesions) in PEOPLE.items():
+        rows = {row["zone"]: row for row in burden.filter(pl.col("scan") == scan).iter_rows(named=True)}
+        every = sum(lesions.values())
+        for zone in (*ZONES, "all"):
+            voxels = every if zone == "all" else lesions.get(zone, 0)
+            assert rows[zone]["voxels"] == voxels
+            assert rows[zone]["volume_mm3"] == pytest.approx(27 * voxels)
+            assert rows[zone]["count"] == (len(lesions) if zone == "all" else int(zone in lesions))
+            assert rows[zone]["share"] == (pytest.approx(voxels / every) if every else None)
+        totals = made.table("lesion_totals").filter(pl.col("scan") == scan).row(0, named=True)
+        assert totals["ventricle_mm3"] == 6**3 * 27
+        assert totals["lesions"] == len(lesions)
+        assert made.workspace.scan_figure_path(scan, "lesions").stat().st_size > 10_000
+    side = made.table("lesions").filter((pl.col("rule") == "lesion_3d") & (pl.col("zone") == "paraventricular"))
+    assert side["centroid_x_mm"].to_list() == pytest.approx([31.5] * 3)  # to the right, though the file runs left
+    assert side["midplane_mm"].to_numpy() == pytest.approx(31.5, abs=0.6)
+    assert side["ventricle_edge_mm"].to_list() == pytest.approx([24.0] * 3)  # centre of a voxel to that of another
+
+
+def test_tables_of_every_scan(made: Made) -> None:
+    made.run("lesions")
+    for name in ("lesion_burden", "lesion_totals", "zone_agreement", "zone_sensitivity"):
+        assert set(made.table(name)["scan"]) == set(PEOPLE), name
+    assert set(made.table("lesions")["scan"]) == set(PEOPLE) - {"sub-1"}
+    agreement = made.table("zone_agreement").filter(pl.col("scan") == "sub-1")
+    assert agreement["kappa"].null_count() == agreement.height == 3
+    sensitivity = made.table("zone_sensitivity").filter(pl.col("factor") == 1, pl.col("threshold") == "cortex_edge_mm")
+    same = sensitivity.join(made.table("lesion_burden"), on=["scan", "source", "rule", "zone"])
+    assert same.height == 4 * len(PEOPLE)
+    assert (same["volume_mm3"] == same["volume_mm3_right"]).all()
+
+
+def test_a_wrong_mask_stops_its_scan_only(made: Made) -> None:
+    mask_of(made, "sub-1").unlink()
+    mask_of(made, "sub-1", "ventricles").unlink()
+    mask_of(made, "sub-2", "ventricles").unlink()
+    other = affine()
+    other[0, 3] += 1
+    save_volume(mask_of(made, "sub-3"), planted({}), other, np.uint8)
+    found = made.run("lesions")
+    assert {item for item, one in found.items() if one.outcome == "ok"} == {"sub-4_ses-M0", "sub-4_ses-M6"}
+    assert "no lesion mask, such as" in str(found["sub-1"].reason)
+    assert "sub-2_label-ventricles_mask.nii.gz" in str(found["sub-2"].reason)
+    assert "not on the grid of the first contrast; resample it" in str(found["sub-3"].reason)
+    assert all("\n" not in str(one.reason) for one in found.values())
+    assert set(made.table("lesion_totals")["scan"]) == {"sub-4_ses-M0", "sub-4_ses-M6"}
+
+
+def test_only_what_changed_is_measured_again(made: Made) -> None:
+    made.run("lesions")
+    assert all(one.skipped for one in made.run("lesions").values())
+    before = made.table("lesions").filter(pl.col("scan") != "sub-2")
+    image = nib.load(mask_of(made, "sub-2"))
+    save_volume(mask_of(made, "sub-2"), planted({"juxtacortical": 1}), image.affine, np.uint8)
+    assert [item for item, one in made.run("lesions").items() if not one.skipped] == ["sub-2"]
+    assert made.table("lesions").filter(pl.col("scan") != "sub-2").equals(before)
+
+
+def test_people_and_statistics_from_images(made: Made) -> None:
+    made.run()
+    subjects = made.table("subjects")
+    assert subjects["participant_id"].to_list() == ["sub-1", "sub-2", "sub-3", "sub-4"]
+    assert subjects["scan"].to_list() == ["sub-1", "sub-2", "sub-3", "sub-4_ses-M0"]  # a person's first
+    assert subjects["lesion"].to_list() == [0, 54, 9 * 27, 5 * 27]
+    assert subjects["paraventricular"].to_list() == [0, 0, 81, 135]
+    assert subjects["unit"].unique().to_list() == ["mm³"]
+    groups = made.table("group_comparisons").filter(
+        (pl.col("analysis") == "groups") & (pl.col("test") == "mann_whitney") & (pl.col("variant") == "all")
+    )
+    row = groups.filter(pl.col("measure") == "periventricular_ratio").row(0, named=True)
+    assert (row["n_a"], row["n_b"]) == (1, 2)  # shares of nothing are not 0: sub-1 has none
+    assert not made.table("published_comparison")["comparable"].any()  # other people than the publication's
+
+
+def test_a_finished_table_needs_no_images(made: Made, tmp_path: Path) -> None:
+    rows = [(f"{n}", 20 + n % 40, n % 2, "MS" if n % 3 else "HC", 1000 + n, 50, 3 * n, n, n, n) for n in range(60)]
+    path = tmp_path / "people.csv"
+    path.write_text("\n".join(",".join(map(str, row)) for row in (tuple(SUBJECTS), *rows)))
+    remember(made.home, "lesion_profile", {"cohort.subjects": str(path)})
+    statistics = ("subject_table", "lesion_statistics", "correlations", "published_comparison")
+    assert made.run(*statistics)["all"].outcome == "ok"
+    assert made.table("subjects").height == 60
+    assert made.table("subjects")["scan"].null_count() == 60
+    assert made.table("published_comparison")["comparable"].all()
+    shown = made.workspace.figure_path("adjustedEffects")
+    assert shown.exists()
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    again = made.run("subject_table")["all"]
+    assert not again.skipped
+    assert made.table("subjects").height == 59
+    path.write_text("nonsense")
+    assert "no column participant_id" in str(made.run("subject_table")["all"].reason)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lesions.sources": {"a": {"lesions": "x.nii", "ventricles": "{scan}.nii"}}}, "has no {scan}"),
+        ({"lesions.source": "manual"}, "no source 'manual'; there are truth"),
+        ({"lesions": None}, "model: needed"),
+        ({"model": {"name": "mrinet"}}, "cohort.target: needed; model, cohort.target and methods go together"),
+        ({"lesions.zones.cortex_edge_mm": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    home = Home(tmp_path)
+    remember(home, "lesion_profile", settings)
+    with pytest.raises(SettingsError) as caught:
+        load_studies(home)
+    assert said in str(caught.value)
