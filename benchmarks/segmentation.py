@@ -113,7 +113,7 @@ def evaluate(console: Console, title: str, fitted: Fitted, scans: Sequence[Label
     best = fitted.epochs.row(fitted.best_epoch - 1, named=True)
     console.print(
         f"{fitted.parameters:,} parameters, {fitted.device}, best epoch {fitted.best_epoch} of {fitted.epochs.height}, "
-        f"{fitted.epochs['seconds'].sum():.0f} s; validation loss {best['validation_loss']:.3f}\n"
+        f"{fitted.epochs['seconds'].sum():.0f} s; validation loss {_shown(best['validation_loss'])}\n"
     )
 
 
@@ -126,7 +126,7 @@ def train(
 ) -> Fitted:
     def say(epoch: int, epochs: int, row: dict) -> None:
         print(
-            f"epoch {epoch}/{epochs}: loss {row['loss']:.3f}, validation {row['validation_loss']:.3f}, "
+            f"epoch {epoch}/{epochs}: loss {row['loss']:.3f}, validation {_shown(row['validation_loss'])}, "
             f"Dice {row['dice_ventricle'] or 0:.3f} {row['dice_wmh'] or 0:.3f}, {row['seconds']:.1f} s",
             flush=True,
         )
