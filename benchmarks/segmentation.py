@@ -127,14 +127,14 @@ def train(
     def say(epoch: int, epochs: int, row: dict) -> None:
         print(
             f"epoch {epoch}/{epochs}: loss {row['loss']:.3f}, validation {_shown(row['validation_loss'])}, "
-            f"Dice {row['dice_ventricle'] or 0:.3f} {row['dice_wmh'] or 0:.3f}, {row['seconds']:.1f} s",
+            f"Dice {_shown(row['dice_ventricle'])} {_shown(row['dice_wmh'])}, {row['seconds']:.1f} s",
             flush=True,
         )
 
     return fit(settings, train_scans, validation, folder, progress=say)
 
 
-def thirds(scans: Sequence[LabelledScan]) -> tuple[list[LabelledScan], list[LabelledScan], list[LabelledScan]]:
+def shares(scans: Sequence[LabelledScan]) -> tuple[list[LabelledScan], list[LabelledScan], list[LabelledScan]]:
     """By person, in the order of their names: 60 % train, 15 % validate, the others test."""
     n = len(scans)
     a, b = round(0.6 * n), round(0.75 * n)
@@ -155,7 +155,7 @@ def main() -> None:
         started = time.perf_counter()
         made = arguments.cohort or folder / "cohort"
         wanted = {"synthetic", "both"} & set(arguments.parts)
-        groups = thirds(synthetic_scans(made, arguments.scans, VOXEL_MM)) if wanted else ([], [], [])
+        groups = shares(synthetic_scans(made, arguments.scans, VOXEL_MM)) if wanted else ([], [], [])
         if "synthetic" in arguments.parts:
             settings = replace(SETTINGS, epochs=arguments.epochs)
             fitted = train(settings, groups[0], groups[1], folder / "synthetic")
