@@ -145,7 +145,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--scans", type=int, default=40)
-    parser.add_argument("--epochs", type=int, default=8, help="each over as many slices as the synthetic people have")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=8,
+        help="2 to 3 minutes each on one thread, over all slices of 20 synthetic people",
+    )
     parser.add_argument("--boxes", type=int, default=400, help="slices per epoch of the parts with real people")
     parser.add_argument("--cohort", type=Path, help="where the synthetic cohort is or will be")
     arguments = parser.parse_args()
