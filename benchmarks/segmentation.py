@@ -113,7 +113,7 @@ def evaluate(console: Console, title: str, fitted: Fitted, scans: Sequence[Label
     best = fitted.epochs.row(fitted.best_epoch - 1, named=True)
     console.print(
         f"{fitted.parameters:,} parameters, {fitted.device}, best epoch {fitted.best_epoch} of {fitted.epochs.height}, "
-        f"{fitted.epochs['seconds'].sum():.0f} s; validation loss {best['validation_loss']:.3f}\n"
+        f"{fitted.epochs['seconds'].sum():.0f} s; validation loss {_shown(best['validation_loss'])}\n"
     )
 
 
@@ -126,15 +126,15 @@ def train(
 ) -> Fitted:
     def say(epoch: int, epochs: int, row: dict) -> None:
         print(
-            f"epoch {epoch}/{epochs}: loss {row['loss']:.3f}, validation {row['validation_loss']:.3f}, "
-            f"Dice {row['dice_ventricle'] or 0:.3f} {row['dice_wmh'] or 0:.3f}, {row['seconds']:.1f} s",
+            f"epoch {epoch}/{epochs}: loss {row['loss']:.3f}, validation {_shown(row['validation_loss'])}, "
+            f"Dice {_shown(row['dice_ventricle'])} {_shown(row['dice_wmh'])}, {row['seconds']:.1f} s",
             flush=True,
         )
 
     return fit(settings, train_scans, validation, folder, progress=say)
 
 
-def thirds(scans: Sequence[LabelledScan]) -> tuple[list[LabelledScan], list[LabelledScan], list[LabelledScan]]:
+def shares(scans: Sequence[LabelledScan]) -> tuple[list[LabelledScan], list[LabelledScan], list[LabelledScan]]:
     """By person, in the order of their names: 60 % train, 15 % validate, the others test."""
     n = len(scans)
     a, b = round(0.6 * n), round(0.75 * n)
@@ -145,7 +145,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--scans", type=int, default=40)
-    parser.add_argument("--epochs", type=int, default=8, help="each over as many slices as the synthetic people have")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=8,
+        help="2 to 3 minutes each on one thread, over all slices of 20 synthetic people",
+    )
     parser.add_argument("--boxes", type=int, default=400, help="slices per epoch of the parts with real people")
     parser.add_argument("--cohort", type=Path, help="where the synthetic cohort is or will be")
     arguments = parser.parse_args()
@@ -155,7 +160,7 @@ def main() -> None:
         started = time.perf_counter()
         made = arguments.cohort or folder / "cohort"
         wanted = {"synthetic", "both"} & set(arguments.parts)
-        groups = thirds(synthetic_scans(made, arguments.scans, VOXEL_MM)) if wanted else ([], [], [])
+        groups = shares(synthetic_scans(made, arguments.scans, VOXEL_MM)) if wanted else ([], [], [])
         if "synthetic" in arguments.parts:
             settings = replace(SETTINGS, epochs=arguments.epochs)
             fitted = train(settings, groups[0], groups[1], folder / "synthetic")
