@@ -87,7 +87,8 @@ def _fit(about: Row, people: People, outcome: np.ndarray, left: str, terms: Mapp
     about = about | {"recipe": "sound", "filter": people.filter, "n": outcome.size}
     about["model"] = f"{left} ~ {' + '.join(name for name in found if name != CONSTANT)}"
     for term, (estimate, low, high, p) in found.items():
-        values = np.exp([estimate, low, high]) if log else (estimate, low, high)
+        with np.errstate(over="ignore"):  # of very few people an end is infinite, which tables leave out
+            values = np.exp([estimate, low, high]) if log else (estimate, low, high)
         row = dict(zip(("estimate", "ci_low", "ci_high"), map(float, values), strict=True))
         name = f"factor of {left[4:-1]}" if log else "percentage points"
         yield about | row | {"term": term, "p": p, "estimate_name": name}

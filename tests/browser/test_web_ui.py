@@ -46,7 +46,7 @@ def materialise(page: Any, asset: str, name: str) -> None:
     page.wait_for_url(re.compile("/runs/"))
 
 
-GROUPS = [study + part for study in ("disability", "brain_age") for part in ("", "_statistics")]
+GROUPS = [study + part for study in ("disability", "brain_age", "lesion_profile") for part in ("", "_statistics")]
 
 
 def test_the_groups_are_named(page: Any) -> None:

@@ -603,7 +603,62 @@ def fill(root: Path) -> Store:
             ]
         ),
     )
+    _lesions(store, "lesion_profile")
     return store
+
+
+def _lesions(store: Store, study: str) -> None:
+    """Two people, one without a lesion, and a row of every statistic."""
+    place = {"source": "manual", "rule": "lesion_3d"}
+    sizes = {"intracranial": 1000.0, "ventricle": 50.0, "lesion": 8.0, "paraventricular": 0.0, "juxtacortical": 2.0}
+    nothing = dict.fromkeys(("lesion", "paraventricular", "juxtacortical", "periventricular"), 0.0)
+    people = [
+        {"participant_id": "sub-1", "age": 44.0, "sex": "F", "group": "MS", "periventricular": 6.0} | sizes,
+        {"participant_id": "sub-2", "age": 70.0, "sex": None, "group": "HC"} | sizes | nothing,
+    ]
+    store.write("subjects", study, "all", pl.DataFrame([row | {"unit": "mm³", "scan": None} for row in people]))
+    lesion = {"lesion": 1, "zone": "periventricular", "voxels": 8, "volume_mm3": 8.0, "diameter_mm": 3.5}
+    centroid = {f"centroid_{axis}_mm": 1.0 for axis in "xyz"}
+    scans = {
+        "lesions": [place | lesion | centroid],
+        "lesion_burden": [place | {"zone": "all", "voxels": 8, "volume_mm3": 8.0, "count": 1, "share": 1.0}],
+        "lesion_totals": [
+            {"source": "manual", "intracranial_mm3": 1e6, "ventricle_mm3": 2e4, "lesion_mm3": 8.0, "lesions": 1}
+        ],
+        "zone_agreement": [
+            {"source": "manual", "rule_a": "lesion_3d", "rule_b": "voxel_3d", "voxels": 8, "only_one": 0, "equal": 1.0}
+        ],
+        "zone_sensitivity": [
+            place
+            | {
+                "threshold": "cortex_edge_mm",
+                "factor": 0.75,
+                "zone": "all",
+                "value": 4.5,
+                "volume_mm3": 8.0,
+                "count": 1,
+            }
+        ],
+    }
+    for table, rows in scans.items():
+        store.write(table, study, "sub-1", pl.DataFrame(rows).with_columns(scan=pl.lit("sub-1")))
+    about = {"analysis": "groups", "recipe": "sound", "variant": "all", "stratum": "all", "filter": "age > 18"}
+    whole = {
+        "group_comparisons": {"measure": "lesion_ratio", "group_a": "HC", "group_b": "MS", "test": "welch_t"}
+        | {"n_a": 9, "n_b": 8},
+        "regressions": {
+            "outcome": "lesion_ratio",
+            "term": "age",
+            "model": "y ~ age",
+            "estimate_name": "factor",
+            "n": 9,
+        },
+        "descriptives": {"measure": "lesion_ratio", "statistic": "mean", "n": 9},
+    }
+    for table, row in whole.items():
+        store.write(table, study, "all", pl.DataFrame([about | row]))
+    odd = {"participant_id": "sub-1", "group": "MS", "band": "40-49", "flags": 3, "removed": True, "variables": "age"}
+    store.write("outliers", study, "all", pl.DataFrame([odd | {"sex": "F", "filter": "band = '40-49'"}]))
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,17 @@ import math
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
+from relevance_assets.cohort.subjects import PARTS
+from relevance_assets.statistics.lesion_profile import with_ratios
+from relevance_assets.statistics.lesion_statistics import lesion_statistics
 from relevance_assets.tables.query import run_query
 from relevance_assets.tables.schema import TABLES
+from relevance_assets.tables.store import Store
 
 QUERIES = Path(__file__).parents[2] / "sql" / "queries"
 NAMES = (
@@ -162,3 +168,42 @@ def test_refuted_numbers(database: Path) -> None:
         )
     found = answer(database, "refuted_numbers").select("verdict", "ratio").rows()
     assert found == [("contradicts itself", 0.5), ("not reproducible", None)]
+
+
+def test_filters_are_conditions_on_the_view(tmp_path: Path) -> None:
+    """The view is what statistics were made of: every filter gives as many people as the row says."""
+    random = np.random.default_rng(0)
+    n = 240
+    zones = random.poisson(3, (n, 3)) * (random.random((n, 1)) < 0.8)
+    subjects = pl.DataFrame(
+        {
+            "participant_id": [f"sub-{row}" for row in range(n)],
+            "age": [None if row % 40 == 0 else float(a) for row, a in enumerate(random.integers(17, 75, n))],
+            "sex": ["FM"[row % 2] if row % 50 else None for row in range(n)],
+            "group": ["MS" if row % 3 else "HC" for row in range(n)],
+            "intracranial": random.normal(1000, 50, n),
+            "ventricle": random.normal(40, 5, n),
+            "lesion": zones.sum(axis=1).astype(float),
+            **{name: zones[:, place].astype(float) for place, name in enumerate(PARTS[3:])},
+            "unit": ["mm³"] * n,
+        }
+    )
+    store = Store(tmp_path / "tables")
+    store.write("subjects", "s", "all", subjects.with_columns(scan=pl.lit(None, pl.String)))
+    view = (QUERIES.parent / "views" / "subject_measures.sql").read_text()
+    with duckdb.connect() as connection:
+        connection.register("subjects", store.read("subjects").to_arrow())
+        connection.execute(f"CREATE VIEW subject_measures AS {view}")
+        sex = pl.col("sex").replace_strict({"F": 0.0, "M": 1.0}, default=None, return_dtype=pl.Float64)
+        sizes = (pl.col(part).alias(f"{part}_area") for part in PARTS)
+        profile = with_ratios(subjects.select("participant_id", "age", sex, "group", *sizes))
+        same = pl.DataFrame(connection.execute("SELECT * FROM subject_measures").to_arrow_table()).select(
+            profile.columns
+        )
+        assert_frame_equal(same, profile, check_dtypes=False, check_exact=True, check_row_order=False)
+        for table, frame in lesion_statistics(profile, resamples=100).items():
+            rows = frame.filter(pl.col("variant") == "all") if "variant" in frame.columns else frame.head(0)
+            for row in rows.unique("filter").iter_rows(named=True):
+                people = row["n"] if row.get("n") is not None else row["n_a"] + row["n_b"]
+                found = connection.execute(f"SELECT count(*) FROM subject_measures WHERE {row['filter'] or 'true'}")
+                assert found.fetchone() == (people,), (table, row)
