@@ -1,7 +1,7 @@
-"""What lesions cost: zones of 1,000 lesions in a volume of 1 mm by all rules, with distances, shapes and tables.
+"""What lesions cost: zones of 1,000 lesions in a volume of 1 mm by all rules, and statistics of 1,380 people.
 
     python benchmarks/lesions.py             # one thread: under a minute
-    python benchmarks/lesions.py --repeats 1
+    python benchmarks/lesions.py --parts zones --repeats 1
 
 Belongs here: planted scenes, turns and tables of the module `relevance_assets.lesions`. Does not belong here:
 whether zones are right (`tests/lesions`).
@@ -10,11 +10,13 @@ whether zones are right (`tests/lesions`).
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -117,7 +119,12 @@ def zones(console: Console, repeats: int) -> None:
     print(f"zones {total:.2f} CPU s, target {ZONES_SECONDS:g} {'reached' if total < ZONES_SECONDS else 'MISSED'}")
 
 
-PARTS = {"zones": zones}  # name -> what it measures and prints
+def statistics(console: Console, repeats: int) -> None:
+    """In a process of its own, where libraries may use one thread only."""
+    subprocess.run([sys.executable, Path(__file__).with_name("lesion_statistics.py")], check=True)
+
+
+PARTS = {"zones": zones, "statistics": statistics}  # name -> what it measures and prints
 
 
 def main() -> None:
