@@ -494,11 +494,20 @@ class Zones(Settings):
     voxel_cortex_mm: float = Field(default=3.0, ge=0, description="a voxel by itself: else juxtacortical")
 
 
+class Changes(Settings):
+    """When a lesion counts as another visit's, and as grown or shrunk; conventions, not published ones."""
+
+    reach_mm: float = Field(default=2.0, ge=0, description="voxels of both visits as near as this: the same lesion")
+    growth_mm3: float = Field(default=10.0, ge=0, description="enlarging, shrinking: by more than this")
+    growth_share: float = Field(default=0.25, ge=0, description="and by more than this share of what it was")
+
+
 class Lesions(Settings):
     """What is measured of lesions, and which masks say where they are."""
 
     sources: dict[Label, MaskSource] = Field(min_length=1)
     zones: Zones = Zones()
+    changes: Changes = Changes()
     connectivity: Literal[6, 18, 26] = Field(default=26, description="neighbours of a voxel that belong to its lesion")
     minimum_mm3: float = Field(default=0.0, ge=0, description="smaller lesions are not counted")
     rule: Literal["published_2d", "lesion_3d", "voxel_3d"] = Field(

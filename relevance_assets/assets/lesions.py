@@ -13,9 +13,10 @@ import polars as pl
 
 from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.spaces import geometry_of
-from relevance_assets.assets.stages import Done, Stage, each
-from relevance_assets.assets.workspace import Workspace
+from relevance_assets.assets.stages import Done, NotReady, Stage, each
+from relevance_assets.assets.workspace import HALFWAY, Workspace
 from relevance_assets.files import fingerprint, sha256
+from relevance_assets.home import split_scan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,9 @@ TABLES = ("lesions", "lesion_burden", "lesion_totals", "zone_agreement", "zone_s
 
 
 def lesion_stages(workspace: Workspace) -> list[Stage]:
-    return [_lesions(workspace)] if workspace.study.lesions else []
+    if not workspace.study.lesions:
+        return []
+    return [_lesions(workspace), *([_lesion_changes(workspace)] if workspace.space == HALFWAY else [])]
 
 
 def mask_files(workspace: Workspace, scan: str, source: MaskSource) -> dict[str, Path]:
@@ -108,6 +111,83 @@ def _lesions(workspace: Workspace) -> Stage:
     )
 
 
+# -------------------------------------------------------------------------------------------------- lesion_changes
+def _lesion_changes(workspace: Workspace) -> Stage:
+    study = workspace.study
+    settings = study.lesions
+    assert settings is not None
+
+    def since(scan: str) -> str | None:
+        """The visit before with lesions measured."""
+        visits = workspace.derived("scans", "visits", _visits).get(split_scan(scan)[0], [])
+        if scan not in visits:
+            return None
+        measured = [
+            one
+            for one in visits[: visits.index(scan)]
+            if (found := workspace.known("lesions", one)) and found.outcome == "ok"
+        ]
+        return measured[-1] if measured else None
+
+    def inputs(scan: str) -> Any:
+        before = since(scan)
+        if before is None:
+            raise NotReady(f"{scan}: no visit before it with lesions measured: lesions")
+        asked = [upstream(workspace, stage, one) for stage in ("lesions", "prepared_volumes") for one in (before, scan)]
+        return [before, asked, settings.model_dump(mode="json")]
+
+    def make(scan: str) -> Done:
+        from relevance_assets.imaging.geometry import to_prepared_labels
+        from relevance_assets.lesions.change import CHANGES, changed_lesions
+
+        before = since(scan)
+        assert before is not None  # or there is no fingerprint
+        frames = []
+        for name, source in settings.sources.items():
+            paths = [mask_files(workspace, one, source)["lesions"] for one in (before, scan)]
+            if not all(path.exists() for path in paths):
+                continue
+            geometries = [geometry_of(workspace, one) for one in (before, scan)]
+            first, second = (to_prepared_labels(path, way) > 0 for path, way in zip(paths, geometries, strict=True))
+            found, _ = changed_lesions(
+                first,
+                second,
+                geometries[1].prepared.affine,
+                connectivity=settings.connectivity,
+                minimum_mm3=settings.minimum_mm3,
+                **settings.changes.model_dump(),
+            )
+            frames.append(found.with_columns(source=pl.lit(name)))
+        frame = pl.concat(frames) if frames else pl.DataFrame(schema=CHANGES | {"source": pl.String})
+        frame = frame.rename({"group": "lesion"}).with_columns(scan=pl.lit(scan), since=pl.lit(before))
+        counts = dict(frame.group_by("state").len().sort("state").iter_rows())
+        return Done({"lesion_changes": frame}, fingerprint(frame.rows()), {"since": before} | counts)
+
+    return Stage(
+        name="lesion_changes",
+        version="1",
+        description="New, enlarging, stable, shrinking and resolved lesions since the visit before, in the space "
+        "half-way between the visits.",
+        tables=("lesion_changes",),
+        items=lambda: sorted(scan for scan in workspace.results("lesions") if since(scan)),
+        inputs=inputs,
+        work=each(make),
+        partition="scan",
+        parallel=True,
+        needs=("prepared_volumes", "lesions"),
+        kinds=frozenset({"nifti", "numpy"}),
+        group="imaging",
+    )
+
+
+def _visits(scans: pl.DataFrame) -> dict[str, list[str]]:
+    """Of people, in order."""
+    from relevance_assets.cohort.visits import in_order
+
+    return in_order(scans.filter(pl.col("status") == "ok"))
+
+
+# ----------------------------------------------------------------------------------------------------------- a scan
 def _native(workspace: Workspace, scan: str) -> tuple[Image, np.ndarray]:
     """The first contrast as found, and the brain on its grid."""
     from relevance_assets.imaging.geometry import to_native

@@ -40,6 +40,7 @@ ASSET_OF = {
     "lesion_totals": "lesions",
     "zone_agreement": "lesions",
     "zone_sensitivity": "lesions",
+    "lesion_changes": "lesion_changes",
     "subjects": "subject_table",
     "group_comparisons": "lesion_statistics",
     "regressions": "lesion_statistics",

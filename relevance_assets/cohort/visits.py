@@ -1,4 +1,4 @@
-"""Which of a person's scans came first.
+"""In which order a person's scans came.
 
 Belongs here: the order of a person's scans. Does not belong here: what is counted once per person (`assets/`).
 """
@@ -9,7 +9,7 @@ import re
 
 import polars as pl
 
-__all__ = ["first_scans"]
+__all__ = ["first_scans", "in_order"]
 
 
 def first_scans(scans: pl.DataFrame, outcome: str) -> pl.DataFrame:
@@ -34,15 +34,25 @@ def first_scans(scans: pl.DataFrame, outcome: str) -> pl.DataFrame:
     ['a_ses-M6']
     """
     known = scans.filter(pl.col(outcome).is_not_null())
+    return scans.filter(pl.col("scan").is_in([visits[0] for visits in in_order(known).values()]))
+
+
+def in_order(scans: pl.DataFrame) -> dict[str, list[str]]:
+    """Each person's scans, the earliest first; by age and sessions as `first_scans` has it.
+
+    Parameters
+    ----------
+    scans : scan, participant_id, session, age (years), and whatever else; null where unknown.
+    """
     age = pl.when(pl.col("age").is_not_null().all().over("participant_id")).then(pl.col("age"))
     ordered = sorted(
-        known.select("scan", "participant_id", "session", age).iter_rows(),
+        scans.select("scan", "participant_id", "session", age).iter_rows(),
         key=lambda row: (row[3] or 0.0, _natural(row[2] or ""), row[0]),
     )
-    first: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for scan, person, *_ in ordered:
-        first.setdefault(person, scan)
-    return scans.filter(pl.col("scan").is_in(list(first.values())))
+        found.setdefault(person, []).append(scan)
+    return found
 
 
 def _natural(name: str) -> list[str | int]:

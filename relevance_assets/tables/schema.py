@@ -412,6 +412,19 @@ _ALL = (
         _real("volume_mm3", "volume, mm³"),
         _whole("count", "lesions with a voxel there"),
     )),
+    _table("lesion_changes", "What became of lesions since the person's visit before, half-way between both.", (
+        _SCAN, _SOURCE,
+        _whole("lesion", "number of the lesion; what touches over both visits is one"),
+    ), (
+        _text("since", "the visit before"),
+        _text("state", "'new', 'enlarging', 'stable', 'shrinking' or 'resolved'"),
+        _whole("lesions_before", "of how many it was made before"),
+        _whole("lesions_after", "of how many it is made now"),
+        _real("volume_before_mm3", "volume before, mm³"),
+        _real("volume_after_mm3", "volume now, mm³"),
+        _real("change_mm3", "volume now minus before, mm³"),
+        _real("overlap_mm3", "volume of both visits, mm³"),
+    )),
     _table("subjects", "One row per person: brain, ventricles and lesions by zone.", (
         _text("participant_id", "sub-<label>"),
     ), (

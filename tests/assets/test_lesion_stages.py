@@ -224,3 +224,36 @@ def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], said
     with pytest.raises(SettingsError) as caught:
         load_studies(home)
     assert said in str(caught.value)
+
+
+def block(x: int, *, length: int) -> np.ndarray:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[x : x + 4, 24:28, 20 : 20 + length] = 1
+    return mask
+
+
+def test_lesions_change_between_visits(made: Made) -> None:
+    """One grows from 4 to 8 voxels, one is new, one is gone, one stays; found half-way between the visits."""
+    visits = {
+        "sub-4_ses-M0": block(8, length=4) | block(16, length=4) | block(34, length=4),
+        "sub-4_ses-M6": block(8, length=8) | block(26, length=4) | block(34, length=4),
+    }
+    for scan, mask in visits.items():
+        save_volume(mask_of(made, scan), mask, affine(), np.uint8)
+    halfway = [{"step": "halfway"}, {"step": "brain_mask"}]
+    halfway += [{"step": "resample", "voxel_size_mm": [VOXEL] * 3}, {"step": "scale"}]  # type: ignore[dict-item]
+    remember(made.home, "lesion_profile", {"preparation": halfway})
+    made.run("participants", "raw_scans", "prepared_volumes", "lesions")
+    assert {item: one.outcome for item, one in made.run("lesion_changes").items()} == {"sub-4_ses-M6": "ok"}
+    changes = made.table("lesion_changes")
+    assert changes["since"].unique().to_list() == ["sub-4_ses-M0"]
+    volumes = changes.select("state", "volume_before_mm3", "volume_after_mm3")
+    found = {state: (before / 27 / 16, after / 27 / 16) for state, before, after in volumes.iter_rows()}
+    assert changes.height == 4
+    # the visits lie where they lie: half-way is their own grid, but for rounding of the registration
+    for state, expected in {"enlarging": (4, 8), "new": (0, 4), "resolved": (4, 0), "stable": (4, 4)}.items():
+        assert found[state] == pytest.approx(expected, rel=0.25), state
+    assert all(one.skipped for one in made.run("lesion_changes").values())
+    save_volume(mask_of(made, "sub-4_ses-M0"), visits["sub-4_ses-M6"], affine(), np.uint8)
+    made.run("lesions", "lesion_changes")
+    assert made.table("lesion_changes")["state"].to_list() == ["stable"] * 3

@@ -625,6 +625,10 @@ def _lesions(store: Store, study: str) -> None:
         "lesion_totals": [
             {"source": "manual", "intracranial_mm3": 1e6, "ventricle_mm3": 2e4, "lesion_mm3": 8.0, "lesions": 1}
         ],
+        "lesion_changes": [
+            {"source": "manual", "lesion": 1, "since": "sub-0", "state": "new", "lesions_before": 0, "lesions_after": 1}
+            | {"volume_before_mm3": 0.0, "volume_after_mm3": 8.0, "change_mm3": 8.0, "overlap_mm3": 0.0}
+        ],
         "zone_agreement": [
             {"source": "manual", "rule_a": "lesion_3d", "rule_b": "voxel_3d", "voxels": 8, "only_one": 0, "equal": 1.0}
         ],
