@@ -22,6 +22,7 @@ import polars as pl
 from relevance_assets.assets.automation import UNDER_WAY
 from relevance_assets.assets.runner import dagster_instance
 from relevance_assets.assets.workspace import Workspace
+from relevance_assets.cohort.subjects import read_subject_table
 from relevance_assets.configuration import SQL, load_studies
 from relevance_assets.files import write_json
 from relevance_assets.home import SCAN_PATTERN, Home
@@ -75,6 +76,9 @@ def check_forgettable(home: Home, person: str) -> None:
         people = bids / "participants.tsv"
         if people.exists() and _word(person).search(people.read_text(errors="replace")):
             raise NotForgotten(f"{people} still names {person}: remove the row first, or the next run brings it back")
+        table = study.cohort.subjects
+        if table and table.exists() and person in read_subject_table(table)["participant_id"]:
+            raise NotForgotten(f"{table} still names {person}: remove the row first, or the next run brings it back")
 
 
 def forget_person(home: Home, person: str) -> Forgotten:

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from relevance_assets.assets.chain import study_stages
+from relevance_assets.assets.forgetting import NotForgotten, check_forgettable
 from relevance_assets.assets.stages import Outcome, run_items
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.cohort.subjects import SUBJECTS
@@ -257,3 +258,13 @@ def test_lesions_change_between_visits(made: Made) -> None:
     save_volume(mask_of(made, "sub-4_ses-M0"), visits["sub-4_ses-M6"], affine(), np.uint8)
     made.run("lesions", "lesion_changes")
     assert made.table("lesion_changes")["state"].to_list() == ["stable"] * 3
+
+
+def test_nobody_is_forgotten_whom_an_imported_table_names(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    path = tmp_path / "people.csv"
+    path.write_text(f"{','.join(SUBJECTS)}\n7,44,F,MS,1000,50,3,1,1,1\n")
+    remember(home, "lesion_profile", {"cohort.subjects": str(path)})
+    with pytest.raises(NotForgotten, match=r"people.csv still names sub-7: remove the row first"):
+        check_forgettable(home, "sub-7")
+    check_forgettable(home, "sub-1")  # 1 is in the table, but no person
