@@ -73,8 +73,8 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _run(home: Home, study: str, *, synthetic: bool, retrain: bool = False, begin: str | None = None) -> None:
-    """Run a study, or what rests on one of its stages, with progress; used by `run`, `import-subjects` and `demo`."""
+def _run(home: Home, study: str, *, synthetic: bool, retrain: bool = False) -> None:
+    """Run a study, with progress; used by `run`, `import-subjects` and `demo`."""
     from relevance_assets.assets.runner import Failed, dagster_instance, run_study, run_synthetic
     from relevance_assets.assets.workspace import Workspace
     from relevance_assets.configuration import SettingsError, load_studies, read_settings
@@ -89,7 +89,7 @@ def _run(home: Home, study: str, *, synthetic: bool, retrain: bool = False, begi
                 kept = ", ".join(f"{name}={value}" for name, value in read_settings(home.settings(study)).items())
                 say(Text(f"settings of this home ({home.settings(study)}): {kept}", style="dim"))
             made = synthetic and run_synthetic(home, instance)
-            report = run_study(workspace, instance, retrain=retrain, begin=begin)
+            report = run_study(workspace, instance, retrain=retrain)
             for stage, reasons in report.failed.items():
                 say(Text(f"{stage}: {len(reasons)} left out", style="yellow"))
                 for reason in reasons[:5]:
@@ -231,7 +231,8 @@ def run(
     try:
         if study in load_studies(place):
             with remembered(place, study, wanted):
-                synthetic = load_studies(place)[study].cohort.bids is None
+                cohort = load_studies(place)[study].cohort
+                synthetic = cohort.bids is None and cohort.subjects is None
     except SettingsError as error:
         raise _quit(error, 2) from error
     _run(place, study, synthetic=synthetic, retrain=retrain)
@@ -247,7 +248,8 @@ def import_subjects(
 ) -> None:
     """Take a finished subject table in place of images, and make all statistics of it.
 
-    The file is kept in HOME/studies/STUDY.yaml as `cohort.subjects`, and read again whenever it changes.
+    Its path is kept in HOME/studies/STUDY.yaml as `cohort.subjects`; `run` reads it again. Rows of images leave the
+    tables; `run STUDY --set cohort.subjects=null` brings them back.
     """
     from relevance_assets.cohort.subjects import SubjectTableError, read_subject_table
     from relevance_assets.configuration import SettingsError, load_studies, remembered
@@ -259,12 +261,15 @@ def import_subjects(
         if study not in studies or studies[study].lesions is None:
             fitting = ", ".join(name for name, one in studies.items() if one.lesions) or "none"
             raise _quit(f"no study of lesions {study!r}; there are: {fitting}", 2)
-        read_subject_table(table)
+        groups = set(read_subject_table(table)["group"].drop_nulls())
         with remembered(place, study, {"cohort.subjects": str(table.resolve())}):
             load_studies(place)
     except (SubjectTableError, SettingsError) as error:
         raise _quit(error, 2) from error
-    _run(place, study, synthetic=False, begin="subject_table")
+    if not {"HC", "MS"} <= groups:
+        named = ", ".join(sorted(groups)) or "none"
+        console.print(f"[yellow]![/yellow] groups in {table}: {named}; statistics are of people called HC and MS")
+    _run(place, study, synthetic=False)
     for part in study_summary(place, study):
         console.print(part)
 

@@ -475,8 +475,16 @@ class MaskSource(Settings):
     @field_validator("lesions", "ventricles", "cortex")
     @classmethod
     def _names_the_scan(cls, given: str | None) -> str | None:
-        if given is not None and "{scan}" not in given:
+        if given is None:
+            return None
+        try:
+            one, other = (given.format(folder=scan, scan=scan) for scan in ("sub-1", "sub-2"))
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"{given}: only {{folder}} and {{scan}} may stand in braces") from error
+        if one == other:
             raise ValueError(f"{given}: has no {{scan}}, so every scan would have the same file")
+        if Path(given).is_absolute() or ".." in Path(given).parts:
+            raise ValueError(f"{given}: leads out of the BIDS folder; keep the masks in its derivatives")
         return given
 
 
@@ -573,6 +581,10 @@ class Study(Settings):
         absent = [name for name, part in parts.items() if not part]
         if absent and (len(absent) < len(parts) or not self.lesions):
             raise ValueError(f"{absent[0]}: needed; model, cohort.target and methods go together")
+        if self.lesions and self.statistics.correlate_with:
+            raise ValueError("lesions: not together with statistics.correlate_with; describe two studies")
+        if self.cohort.subjects and (self.model or not self.lesions):
+            raise ValueError("cohort.subjects: only of a study with lesions and without a model")
 
     def _check_evidence(self) -> None:
         """Raise ValueError where evidence is asked for that the methods do not give."""

@@ -25,7 +25,8 @@ __all__ = ["study_stages"]
 
 def study_stages(workspace: Workspace) -> list[Stage]:
     """The study's stages, each after what it needs."""
-    stages = cohort_stages(workspace)
+    imported = workspace.study.cohort.subjects is not None  # a finished table: in place of images
+    stages = [] if imported else cohort_stages(workspace)
     if workspace.study.model:
         stages += [
             *model_stages(workspace),
@@ -38,7 +39,7 @@ def study_stages(workspace: Workspace) -> list[Stage]:
         ]
     if workspace.study.lesions:
         stages += [
-            *lesion_stages(workspace),
+            *([] if imported else lesion_stages(workspace)),
             *subject_stages(workspace),
             *lesion_statistics_stages(workspace),
         ]

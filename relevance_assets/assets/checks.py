@@ -100,7 +100,8 @@ def study_checks(workspace: Workspace, stages: list[Stage]) -> list[dg.AssetChec
     stopping = [_check(workspace, by_name[asset], *rest) for asset, *rest in checks_of(workspace, stages)]  # type: ignore[arg-type]
     said = "No scan is beyond the limits of `quality.warn`; it stops nothing."
     warning = partial(within_limits, workspace)
-    return [*stopping, _check(workspace, by_name["prepared_volumes"], "quality", said, warning, blocking=False)]
+    prepared = [by_name[name] for name in ("prepared_volumes",) if name in by_name]
+    return [*stopping, *(_check(workspace, one, "quality", said, warning, blocking=False) for one in prepared)]
 
 
 def _check(

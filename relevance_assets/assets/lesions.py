@@ -59,7 +59,8 @@ def _lesions(workspace: Workspace) -> Stage:
 
     def inputs(scan: str) -> Any:
         hashes = {name: {mask: sha256(path) for mask, path in paths.items()} for name, paths in files(scan).items()}
-        return [upstream(workspace, "prepared_volumes", scan), hashes, settings.model_dump(mode="json")]
+        decisive = settings.model_dump(mode="json", exclude={"changes", "sources"})
+        return [upstream(workspace, "prepared_volumes", scan), hashes, decisive]
 
     def make(scan: str) -> Done:
         from relevance_assets.assets.metadata import MAX_BYTES, picture
@@ -134,7 +135,7 @@ def _lesion_changes(workspace: Workspace) -> Stage:
         if before is None:
             raise NotReady(f"{scan}: no visit before it with lesions measured: lesions")
         asked = [upstream(workspace, stage, one) for stage in ("lesions", "prepared_volumes") for one in (before, scan)]
-        return [before, asked, settings.model_dump(mode="json")]
+        return [before, asked, settings.changes.model_dump(mode="json")]
 
     def make(scan: str) -> Done:
         from relevance_assets.imaging.geometry import to_prepared_labels

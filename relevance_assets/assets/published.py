@@ -19,6 +19,7 @@ from relevance_assets.tables.schema import TABLES
 __all__ = ["published_stages"]
 
 PROFILE = "lesion_profile"  # the study whose printed numbers come from a subject table
+PEOPLE = {"HC": 999, "MS": 381}  # of that table: any other is of other people
 SOURCES = ("scores", "correlations")  # whose tables published numbers are compared with
 
 
@@ -65,11 +66,10 @@ def published_stages(workspace: Workspace, stages: list[Stage]) -> list[Stage]:
 
 
 def _profile(workspace: Workspace) -> Stage:
-    """Printed numbers beside those of the subject table; comparable where that was imported."""
-    imported = workspace.study.cohort.subjects is not None
+    """Printed numbers beside those of the subject table; comparable where that is the study's own, by its people."""
 
     def inputs(_: str) -> Any:
-        return [upstream(workspace, "subject_table", ALL), imported]
+        return upstream(workspace, "subject_table", ALL)
 
     def make(_: str) -> Done:
         from relevance_assets.assets.lesion_statistics import profile_of
@@ -79,6 +79,8 @@ def _profile(workspace: Workspace) -> Stage:
         if missing := sorted({"HC", "MS"} - set(profile["group"])):
             empty = TABLES["published_comparison"].empty().drop("study")
             return Done({"published_comparison": empty}, "nothing", {"no_people_of_group": ", ".join(missing)})
+        groups = dict(profile.group_by("group").len().iter_rows())
+        comparable = workspace.study.cohort.subjects is not None and groups == PEOPLE
         found = published_lesion_profile(profile)
         frame = found.select(
             "published",
@@ -91,9 +93,9 @@ def _profile(workspace: Workspace) -> Stage:
             printed="text",
             unit=pl.lit(""),
             n_published=pl.lit(None, pl.Int64),
-            comparable=pl.lit(imported),
+            comparable=pl.lit(comparable),
         )
-        if not imported:
+        if not comparable:
             # Other people: what agrees does so by chance, what differs refutes nothing.
             note = pl.lit("ours: other people than the publication's; ") + pl.col("note").fill_null("")
             frame = frame.with_columns(note=note.str.strip_suffix("; "))

@@ -21,7 +21,7 @@ from relevance_assets.assets.checks import checks_of
 from relevance_assets.assets.chunks import asset_key, contiguous, partitions_of, range_tags, register_scans
 from relevance_assets.assets.execution import launch
 from relevance_assets.assets.owners import ASSET_OF
-from relevance_assets.assets.stages import ALL, Stage, below, forget, remove_orphans, state_of
+from relevance_assets.assets.stages import ALL, Stage, forget, remove_orphans, state_of
 from relevance_assets.assets.warehouse import database_asset, database_is_current, synthetic_asset
 from relevance_assets.assets.workspace import Snapshot, Workspace
 from relevance_assets.component import database_inputs, study_definitions, synthetic_settings
@@ -129,17 +129,13 @@ def run_synthetic(home: Home, instance: dg.DagsterInstance) -> bool:
     return True
 
 
-def run_study(
-    workspace: Workspace, instance: dg.DagsterInstance, *, retrain: bool = False, begin: str | None = None
-) -> Report:
+def run_study(workspace: Workspace, instance: dg.DagsterInstance, *, retrain: bool = False) -> Report:
     """Bring a study up to date, then the database.
 
     Parameters
     ----------
     retrain
         Divide everybody anew, those who came after the split too, and train every model again.
-    begin
-        Only this stage and those that rest on it.
 
     Raises
     ------
@@ -156,7 +152,7 @@ def run_study(
     if retrain:
         forget(workspace, "splits", {ALL}, ["splits"])
     checks = checks_of(workspace, stages)
-    for stage in [by_name[begin], *below(stages, begin)] if begin else stages:
+    for stage in stages:
         remove_orphans(workspace, stage)
         if stage.partition is None:
             _run_whole(workspace, stage, definitions, instance, report)

@@ -43,6 +43,8 @@ ALSO = {
 SEXES = {"0": "F", "1": "M", "f": "F", "m": "M", "female": "F", "male": "M", "": None, "n/a": None}
 MISSING = ("", "n/a", "na", "nan")
 NAMED = 3  # faults in a message
+OLDEST = 120  # years
+ROUNDED = 1e-3  # share of the lesions by which zones may miss them
 
 
 class SubjectTableError(ValueError):
@@ -71,6 +73,10 @@ def read_subject_table(path: Path) -> pl.DataFrame:
     """
     try:
         lines = list(csv.reader(io.StringIO(read_text(path), newline=None), strict=True))
+    except FileNotFoundError:
+        raise SubjectTableError(
+            f"{path}: no such file; import the table again, or set cohort.subjects to null"
+        ) from None
     except (OSError, ValueError, csv.Error) as error:
         raise SubjectTableError(f"{path}: cannot be read ({error}); save it as UTF-8 text, commas between") from None
     header = [name.strip() for name in lines[0]] if lines else []
@@ -120,11 +126,22 @@ def _row(cells: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
         if (absent and column != "age") or (not absent and (value is None or value < 0)):
             faults.append(f"{column} is {one_line(text)!r}, not a number of 0 or more; write a point, not a comma")
         row[column] = value
-    if not any(row[part] is None for part in PARTS[2:]):
-        whole, zones = row["lesion"], sum(row[part] for part in PARTS[3:])
-        if not math.isclose(whole, zones, rel_tol=1e-6, abs_tol=0.5):
-            faults.append(f"the three zones sum to {zones:g}, lesion is {whole:g}")
-    return row, faults
+    return row, faults or _contradictions(row)
+
+
+def _contradictions(row: dict[str, Any]) -> list[str]:
+    """What cannot be true together."""
+    faults = []
+    if row["age"] is not None and row["age"] > OLDEST:
+        faults.append(f"age is {row['age']:g} years")
+    brain, zones = row["intracranial"], [row[part] for part in PARTS[3:]]
+    for part in ("ventricle", "lesion"):
+        if row[part] >= brain:
+            faults.append(f"{part} is {row[part]:g}, intracranial only {brain:g}")
+    whole = all(value == int(value) for value in (row["lesion"], *zones))
+    if not math.isclose(row["lesion"], sum(zones), rel_tol=ROUNDED, abs_tol=1.5 if whole else 1e-9):  # 1.5: rounding
+        faults.append(f"the three zones sum to {sum(zones):g}, lesion is {row['lesion']:g}")
+    return faults
 
 
 def _number(text: str) -> float | None:

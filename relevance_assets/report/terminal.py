@@ -213,24 +213,24 @@ def status_parts(home: Home) -> list[RenderableType]:
     store = Store(home.tables)
     parts: list[RenderableType] = []
     for study in load_studies(home).values():
-        scans = store.read("scans", study.name)
-        stopped = store.read("runs", study.name).filter((pl.col("item") == "all") & (pl.col("outcome") == "failed"))
+        scans, runs = store.read("scans", study.name), store.read("runs", study.name)
+        stopped = runs.filter((pl.col("item") == "all") & (pl.col("outcome") == "failed"))
         if scans.is_empty() and stopped.height:
             parts += [
                 Text.assemble((study.name, "bold"), f"  stopped at {stopped['asset'][0]}: {stopped['reason'][0]}")
             ]
             continue
-        if scans.is_empty():
+        if runs.is_empty():
             parts += [
                 Text.assemble((study.name, "bold"), "  not run yet: ", f"relevance-assets run {study.name}"),
                 Text(),
             ]
             continue
-        runs = store.read("runs", study.name)
         counts = dict(scans.group_by("status").len().iter_rows())
         words = {"ok": "in the study", "failed": "failed", "excluded": "excluded by the study"}
         line = ", ".join(f"{counts[status]} {word}" for status, word in words.items() if status in counts)
-        parts.append(Text.assemble((study.name, "bold"), f"  {scans.height} scans known: {line}"))
+        known = f"{scans.height} scans known: {line}" if scans.height else f"people of {study.cohort.subjects}"
+        parts.append(Text.assemble((study.name, "bold"), f"  {known}"))
         stages = runs.group_by("asset", maintain_order=True).agg(
             done=(pl.col("outcome") == "ok").sum(),
             failed=(pl.col("outcome") == "failed").sum(),

@@ -62,6 +62,7 @@ def flagged(subjects: pl.DataFrame) -> pl.DataFrame:
     participant_id, group, band, sex, flags, removed, variables (`; ` between them), filter.
     """
     found = outliers(subjects, fewest=1)
-    text = pl.concat_str(pl.lit('"group" = \''), pl.col("group"), pl.lit("' AND band = '"), pl.col("band"), pl.lit("'"))
+    name = pl.col("group").str.replace_all("'", "''", literal=True)
+    text = pl.concat_str(pl.lit('"group" = \''), name, pl.lit("' AND band = '"), pl.col("band"), pl.lit("'"))
     columns = ("participant_id", "group", "band", "sex", "flags", "removed", "variables", "filter")
     return found.with_columns((pl.col("flags") >= FLAGS).alias("removed"), text.alias("filter")).select(columns)

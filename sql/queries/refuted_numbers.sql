@@ -2,5 +2,5 @@
 -- `note` says what contradicts it, or which other recipe comes closest.
 SELECT study, measure, published, ours, ours / nullif(published, 0) AS ratio, n, verdict, note
 FROM published_comparison
-WHERE verdict IN ('contradicts itself', 'not reproducible', 'differs')
+WHERE comparable AND verdict IN ('contradicts itself', 'not reproducible', 'differs')
 ORDER BY study, verdict, measure

@@ -198,7 +198,7 @@ def test_a_finished_table_needs_no_images(made: Made, tmp_path: Path) -> None:
     assert made.run(*statistics)["all"].outcome == "ok"
     assert made.table("subjects").height == 60
     assert made.table("subjects")["scan"].null_count() == 60
-    assert made.table("published_comparison")["comparable"].all()
+    assert not made.table("published_comparison")["comparable"].any()  # imported, but not the publication's people
     shown = made.workspace.figure_path("adjustedEffects")
     assert shown.exists()
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
@@ -213,6 +213,11 @@ def test_a_finished_table_needs_no_images(made: Made, tmp_path: Path) -> None:
     ("settings", "said"),
     [
         ({"lesions.sources": {"a": {"lesions": "x.nii", "ventricles": "{scan}.nii"}}}, "has no {scan}"),
+        ({"lesions.sources": {"a": {"lesions": "../{scan}.nii", "ventricles": "{scan}.nii"}}}, "leads out of the BIDS"),
+        ({"lesions.sources": {"a": {"lesions": "/{scan}.nii", "ventricles": "{scan}.nii"}}}, "leads out of the BIDS"),
+        ({"lesions.sources": {"a": {"lesions": "{scan}{x}.nii", "ventricles": "{scan}.nii"}}}, "may stand in braces"),
+        ({"lesions.sources": {"a": {"lesions": "{{scan}}", "ventricles": "{scan}.nii"}}}, "has no {scan}"),
+        ({"statistics.correlate_with": "age"}, "not together with statistics.correlate_with"),
         ({"lesions.source": "manual"}, "no source 'manual'; there are truth"),
         ({"lesions": None}, "model: needed"),
         ({"model": {"name": "mrinet"}}, "cohort.target: needed; model, cohort.target and methods go together"),

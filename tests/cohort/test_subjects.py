@@ -52,6 +52,10 @@ def test_columns_in_any_order_and_further_ones(tmp_path: Path) -> None:
         (["102,44,0,MS,1000,-1,18,10,5,3"], "ventricle is '-1', not a number of 0 or more"),
         (["102,44,0,MS,inf,50,18,10,5,3"], "intracranial is 'inf'"),
         (["102,44,0,MS,1000,50,18,10,5,9"], "the three zones sum to 24, lesion is 18"),
+        (["102,44,0,MS,1,0.05,0.3,0,0.1,0"], "the three zones sum to 0.1, lesion is 0.3"),
+        (["102,44,0,MS,0,0,0,0,0,0"], "ventricle is 0, intracranial only 0"),
+        (["102,44,0,MS,10,5,1000,1000,0,0"], "lesion is 1000, intracranial only 10"),
+        (["102,900,0,MS,1000,50,18,10,5,3"], "age is 900 years"),
         (["102,44,0,MS,1000,50,18,10,5"], "line 2 has 9 cells, the header 10"),
         (["?,44,0,MS,1000,50,18,10,5,3"] * 5, "and 3 more"),
     ],
@@ -81,7 +85,9 @@ def test_a_wrong_header_is_named(tmp_path: Path, header: str, said: str) -> None
 
 def test_what_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes(f"{OWN}\n101,44,0,\xe9".encode("latin-1"))
-    for name in ("absent.csv", "latin.csv", "."):
+    with pytest.raises(SubjectTableError, match="no such file; import the table again"):
+        read_subject_table(tmp_path / "absent.csv")
+    for name in ("latin.csv", "."):
         with pytest.raises(SubjectTableError, match="cannot be read"):
             read_subject_table(tmp_path / name)
 

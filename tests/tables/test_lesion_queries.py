@@ -161,11 +161,9 @@ def test_correlations_of_groups(database: Path) -> None:
 
 def test_refuted_numbers(database: Path) -> None:
     for verdict, published in (("exact", 1.0), ("contradicts itself", 2.0), ("not reproducible", 0.0)):
-        fill(
-            database,
-            "published_comparison",
-            {"measure": verdict, "published": published, "ours": 1.0, "verdict": verdict},
-        )
+        row = {"measure": verdict, "published": published, "ours": 1.0, "verdict": verdict, "comparable": True}
+        fill(database, "published_comparison", row)
+        fill(database, "published_comparison", row | {"study": "of other people", "comparable": False})
     found = answer(database, "refuted_numbers").select("verdict", "ratio").rows()
     assert found == [("contradicts itself", 0.5), ("not reproducible", None)]
 
