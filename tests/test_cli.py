@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from relevance_assets.cli import app
+from relevance_assets.cohort.subjects import SUBJECTS
 from relevance_assets.configuration import load_studies, read_settings, remember
 from relevance_assets.home import Home
 from relevance_assets.report.terminal import frame_table
@@ -155,3 +156,23 @@ def test_a_full_disk_is_recognised_whoever_met_it_first() -> None:
     assert _disk_is_full(behind(sqlite3.OperationalError("database or disk is full")))
     assert not _disk_is_full(behind(OSError(errno.ENOENT, "No such file")))
     assert not _disk_is_full(behind(ValueError("wrong")))
+
+
+def test_a_finished_subject_table_is_taken_in_place_of_images(home: Home, tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    rows = [f"{n},{20 + n % 40},{'FM'[n % 2]},{'MS' if n % 3 else 'HC'},1000,50,{3 * n},{n},{n},{n}" for n in range(40)]
+    path.write_text("\n".join([",".join(SUBJECTS), *rows]))
+    remember(home, "lesion_profile", {"statistics.bootstrap": 100})
+    assert "MS against HC" in ask("import-subjects", str(path))
+    assert f"people of {path}" in ask("status")
+    assert "everything is up to date" in ask("run", "lesion_profile")
+    assert not (home.bids / "participants.tsv").exists()  # nor is the synthetic cohort made
+    answer = json.loads(ask("query", "SELECT count(*) AS n FROM subjects", "--format", "json"))
+    assert answer == [{"n": 40}]
+    path.write_text(path.read_text().replace("MS", "patients"))
+    assert "groups in" in ask("import-subjects", str(path))
+    path.unlink()
+    assert "no such file; import the table again" in ask("run", "lesion_profile", code=1)
+    assert "no study of lesions 'disability'; there are: lesion_profile" in ask(
+        "import-subjects", str(path), "--study", "disability", code=2
+    )

@@ -30,6 +30,8 @@ def _subject_table(workspace: Workspace) -> Stage:
 
     def inputs(_: str) -> Any:
         if given is not None:
+            if not given.is_file():
+                read_subject_table(given)  # says what is wrong
             return sha256(given)
         results = workspace.results("lesions")
         if not results:
