@@ -28,7 +28,7 @@ from relevance_assets.segmentation import losses, weights
 from relevance_assets.segmentation.data import LabelledScan, Loaded, Normalisation, Patches, Place, check_people, load
 from relevance_assets.training.augment import Change
 from relevance_assets.training.data import TrainingError, generator, seed_of
-from relevance_assets.training.loop import interrupts, quiet, switches
+from relevance_assets.training.loop import interrupts, quiet, switches, trainer
 from relevance_assets.training.resume import Progress
 
 __all__ = ["Fitted", "Settings", "fit", "is_over", "learning_rate", "memory_format"]
@@ -204,20 +204,7 @@ def fit(
 
 def _run(module: Epochs, folder: Path, epochs: int) -> None:
     with quiet(), interrupts():
-        lightning.Trainer(
-            accelerator="gpu" if has_gpu() else "cpu",
-            devices=1,
-            precision="bf16-mixed" if has_gpu() else "32-true",
-            max_epochs=epochs,
-            reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-        ).fit(module)
+        trainer(folder, epochs, devices=1).fit(module)
 
 
 class Boxes:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from relevance_assets.segmentation.networks import AttentionUNet
-from relevance_assets.training.checkpoint import CheckpointError, plain_state, write_tensors
+from relevance_assets.training.checkpoint import CheckpointError, plain_state, read_tensors, write_tensors
 
 __all__ = ["Description", "load", "save"]
 
@@ -65,14 +65,7 @@ def load(path: Path) -> tuple[Description, AttentionUNet]:
     CheckpointError
         The file is missing, damaged, not one of ours, or its weights do not fit the network it describes.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such model; train it first")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, zipfile and pickle each raise their own for a damaged file
-        raise CheckpointError(f"{path}: damaged or not a model file; delete it and train again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a segmentation model of this version ({FORMAT!r}); train again")
+    content = read_tensors(path, FORMAT)
     try:
         description = Description(**{field.name: content[field.name] for field in fields(Description)})
         network = description.build()

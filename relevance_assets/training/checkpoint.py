@@ -18,7 +18,17 @@ from relevance_assets.files import atomic_path
 from relevance_assets.models import registry
 from relevance_assets.study import Shape
 
-__all__ = ["CheckpointError", "Description", "save", "load", "describe", "write_tensors", "plain_state", "transfer"]
+__all__ = [
+    "CheckpointError",
+    "Description",
+    "save",
+    "load",
+    "describe",
+    "read_tensors",
+    "write_tensors",
+    "plain_state",
+    "transfer",
+]
 
 FORMAT = "relevance-assets model 1"
 
@@ -115,15 +125,21 @@ def plain_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def _read(path: Path) -> tuple[Description, dict[str, torch.Tensor]]:
+def read_tensors(path: Path, form: str) -> dict[str, Any]:
+    """What `write_tensors` wrote, on the CPU. Raises CheckpointError where it is missing, damaged or another form."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such model; train it first")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each raise their own for a damaged file
         raise CheckpointError(f"{path}: damaged or not a model file; delete it and train again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a model of this version ({FORMAT!r}); delete it and train again")
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise CheckpointError(f"{path}: not a model of this version ({form!r}); delete it and train again")
+    return content
+
+
+def _read(path: Path) -> tuple[Description, dict[str, torch.Tensor]]:
+    content = read_tensors(path, FORMAT)
     try:
         description = Description(**{field.name: content[field.name] for field in fields(Description)})
         return description, content["state_dict"]

@@ -55,6 +55,7 @@ __all__ = [
     "run",
     "scale_output",
     "switches",
+    "trainer",
 ]
 
 Report = Callable[[int, int, dict[str, Any]], None]
@@ -266,24 +267,28 @@ def run(module: Fold, folder: Path) -> None:
         together["sync_batchnorm"] = has_gpu()
         module.report = None  # it belongs to this process
     with quiet(), interrupts(), _following(module.state, report if devices > 1 else None, module.settings.epochs):
-        trainer = pl.Trainer(
-            accelerator="gpu" if has_gpu() else "cpu",
-            precision="bf16-mixed" if has_gpu() else "32-true",
-            max_epochs=remaining,
-            reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            **together,
-        )
         try:
-            trainer.fit(module)
+            trainer(folder, remaining, **together).fit(module)
         except ProcessRaisedException as error:
             raise _cause(error) from None
+
+
+def trainer(folder: Path, epochs: int, **options: Any) -> pl.Trainer:
+    """Lightning's trainer without what we do ourselves: sampling, logs, checkpoints, progress."""
+    return pl.Trainer(
+        accelerator="gpu" if has_gpu() else "cpu",
+        precision="bf16-mixed" if has_gpu() else "32-true",
+        max_epochs=epochs,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **options,
+    )
 
 
 def _cause(error: ProcessRaisedException) -> Exception:
