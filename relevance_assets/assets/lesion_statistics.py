@@ -33,7 +33,7 @@ VARIABLES = {
 
 
 def lesion_statistics_stages(workspace: Workspace) -> list[Stage]:
-    return [_lesion_statistics(workspace), _correlations(workspace)] if workspace.study.lesions else []
+    return [_lesion_statistics(workspace), _correlations(workspace)]
 
 
 def profile_of(workspace: Workspace) -> pl.DataFrame:

@@ -31,8 +31,6 @@ TABLES = ("lesions", "lesion_burden", "lesion_totals", "zone_agreement", "zone_s
 
 
 def lesion_stages(workspace: Workspace) -> list[Stage]:
-    if not workspace.study.lesions:
-        return []
     return [_lesions(workspace), *([_lesion_changes(workspace)] if workspace.space == HALFWAY else [])]
 
 
@@ -71,10 +69,9 @@ def _lesions(workspace: Workspace) -> Stage:
         figure.unlink(missing_ok=True)
         flair, brain = _native(workspace, scan)
         parts: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
-        zones: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        zones: dict[str, list[np.ndarray]] = {}
         for source, paths in files(scan).items():
-            frames, codes, ventricles = _measured(workspace, paths, flair, brain)
-            zones[source] = codes, ventricles
+            frames, *zones[source] = _measured(workspace, paths, flair, brain)
             for name, frame in frames.items():
                 parts[name].append(frame.with_columns(scan=pl.lit(scan), source=pl.lit(source)))
         tables = {name: pl.concat(frames) for name, frames in parts.items()}
@@ -242,8 +239,7 @@ def _measured(
     )
     inside = brain.sum() * size
     order = _axial(affine)
-    slices = (np.transpose(one, order) for one in (labels > 0, masks["ventricles"], flair.data))
-    lesions, ventricles, image = slices
+    lesions, ventricles, image = (np.transpose(one, order) for one in (labels > 0, masks["ventricles"], flair.data))
     published = published_zones(lesions, ventricles, csf_candidates(prepare_flair(image)))
     zones = {PUBLISHED_RULE: np.transpose(published.zones, np.argsort(order)), **zone_maps(measured, thresholds)}
     burdens = [burden(PUBLISHED_RULE, published.zones, published.labels, size, inside)]
@@ -287,13 +283,11 @@ def _agreement(zones: dict[str, np.ndarray]) -> pl.DataFrame:
 
 def _mask(path: Path, flair: Image) -> np.ndarray:
     """Voxels above 0 of a mask on the image's grid."""
-
     from relevance_assets.imaging.grid import Grid, same_grid
     from relevance_assets.imaging.volumes import ScanError, read_image
 
     found = read_image(path)
-    shape, other = flair.data.shape, found.data.shape
-    if shape != other or not same_grid(Grid(shape, flair.affine), Grid(other, found.affine)):
+    if not same_grid(Grid(flair.data.shape, flair.affine), Grid(found.data.shape, found.affine)):
         raise ScanError(f"{path}: not on the grid of the first contrast; resample it (nearest neighbour)")
     inside: np.ndarray = found.data > 0
     return inside

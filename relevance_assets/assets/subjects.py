@@ -19,7 +19,7 @@ __all__ = ["subject_stages"]
 
 
 def subject_stages(workspace: Workspace) -> list[Stage]:
-    return [_subject_table(workspace)] if workspace.study.lesions else []
+    return [_subject_table(workspace)]
 
 
 def _subject_table(workspace: Workspace) -> Stage:
