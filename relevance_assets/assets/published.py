@@ -42,12 +42,7 @@ def published_stages(workspace: Workspace, stages: list[Stage]) -> list[Stage]:
 
         note = "ours: synthetic people" if synthetic else ""
         frame = compare(published, workspace.read, not synthetic, note)
-        counts = dict(frame.group_by("verdict").len().sort("verdict").iter_rows())
-        return Done(
-            tables={"published_comparison": frame},
-            result=fingerprint(frame.rows()),
-            metadata={f"numbers_{verdict.replace(' ', '_')}": count for verdict, count in counts.items()},
-        )
+        return _compared(frame)
 
     stage = Stage(
         name="published_comparison",
@@ -63,6 +58,16 @@ def published_stages(workspace: Workspace, stages: list[Stage]) -> list[Stage]:
         group="statistics",
     )
     return [stage] if published and needs else []
+
+
+def _compared(frame: pl.DataFrame) -> Done:
+    """The table, and how many numbers have which verdict."""
+    counts = dict(frame.group_by("verdict").len().sort("verdict").iter_rows())
+    return Done(
+        tables={"published_comparison": frame},
+        result=fingerprint(frame.rows()),
+        metadata={f"numbers_{verdict.replace(' ', '_')}": count for verdict, count in counts.items()},
+    )
 
 
 def _profile(workspace: Workspace) -> Stage:
@@ -99,12 +104,7 @@ def _profile(workspace: Workspace) -> Stage:
             # Other people: what agrees does so by chance, what differs refutes nothing.
             note = pl.lit("ours: other people than the publication's; ") + pl.col("note").fill_null("")
             frame = frame.with_columns(note=note.str.strip_suffix("; "))
-        counts = dict(frame.group_by("verdict").len().sort("verdict").iter_rows())
-        return Done(
-            tables={"published_comparison": frame},
-            result=fingerprint(frame.rows()),
-            metadata={f"numbers_{verdict.replace(' ', '_')}": count for verdict, count in counts.items()},
-        )
+        return _compared(frame)
 
     return Stage(
         name="published_comparison",
