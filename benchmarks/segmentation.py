@@ -29,7 +29,7 @@ from relevance_assets.imaging.brain_mask import foreground
 from relevance_assets.imaging.volumes import load_volume, read_image
 from relevance_assets.segmentation.data import LabelledScan, Patches, load, merge_masks
 from relevance_assets.segmentation.fit import Fitted, Settings, fit
-from relevance_assets.segmentation.metrics import pooled, scan_metrics
+from relevance_assets.segmentation.metrics import pooled, pooled_counts, scan_metrics
 from relevance_assets.segmentation.predict import Segmenter
 from relevance_assets.study import Augmentation
 
@@ -91,12 +91,12 @@ def as_clinical(scan: LabelledScan) -> LabelledScan:
 
 def evaluate(console: Console, title: str, fitted: Fitted, scans: Sequence[LabelledScan]) -> None:
     """Table of each scan, their means, and the paper's pooled Dice."""
-    segment, frames, pairs = Segmenter(fitted.path), [], []
+    segment, frames, counts = Segmenter(fitted.path), [], []
     for scan in scans:
         assert isinstance(scan.image, Path)
         given = load(scan, SETTINGS.normalisation, len(SETTINGS.classes))
         labels = segment(given.image, given.brain, scan.name).labels
-        pairs.append((labels, given.labels))
+        counts.append(pooled_counts(labels, given.labels))
         size = np.linalg.norm(load_volume(scan.image)[1][:3, :3], axis=0)
         frames.append(scan_metrics(labels, given.labels, size).with_columns(scan=pl.lit(scan.name)))
     every = pl.concat(frames)
@@ -108,7 +108,7 @@ def evaluate(console: Console, title: str, fitted: Fitted, scans: Sequence[Label
         means = {metric: rows.filter(metric=metric)["value"].mean() for metric in SHOWN}
         table.add_row("mean over scans", str(name), *(_shown(means[metric]) for metric in SHOWN))
     console.print(table)
-    dice = pooled(pairs).filter(metric="pooled_dice")
+    dice = pooled(pl.concat(counts)).filter(metric="dice")
     console.print("pooled over all pixels:", *(f"{name} {value:.3f}" for name, _, value in dice.rows()))
     best = fitted.epochs.row(fitted.best_epoch - 1, named=True)
     console.print(

@@ -16,6 +16,7 @@ Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Percent = Annotated[int, Field(gt=0, le=100)]
 Shape = tuple[int, int, int]
+Tissue = Literal["ventricle", "wmh"]
 
 
 class Settings(BaseModel):
@@ -523,11 +524,68 @@ class Lesions(Settings):
     )
     source: Label | None = Field(default=None, description="whose burdens go into the subject table; null: the first")
 
+
+class Segmentation(Settings):
+    """A network that learns ventricles and lesions from one source's masks, and is itself a source of masks.
+
+    Folds of people: each person's masks come from a network that never saw them, a new person's from all networks.
+    MS-DeepBrain-Study has widths 64 to 1024 without norm, slices normalised by themselves, cross-entropy, Adam with
+    1e-4; batch, epochs, plateau and stop are as here.
+    """
+
+    learn_from: Label = Field(description="one of lesions.sources")
+    name: Label = Field(default="network", description="of the source that the networks' masks become")
+    dims: Literal[2, 3] = Field(default=2, description="slices, or blocks of several slices")
+    widths: list[int] = Field(default=[16, 32, 64, 128], description="channels per level, from the full grid down")
+    norm: Literal["none", "instance"] = "instance"
+    gates: bool = Field(default=True, description="attention gates; false: a plain U-Net")
+    dropout_scale: float = Field(default=1.0, ge=0, le=3, description="factor on the published dropout")
+    size: Shape | None = Field(
+        default=None, description="of the training's boxes, voxels; null: whole slices. 3D needs one"
+    )
+    normalisation: Literal["slice", "volume"] = Field(default="volume", description="mean and SD of a slice or a brain")
+    loss: Literal["cross_entropy", "dice", "dice_ce", "focal", "tversky", "unified_focal"] = "dice_ce"
+    loss_options: dict[str, float] = {}
+    class_weights: tuple[float, float, float] | None = Field(
+        default=None, description="background, ventricles, lesions"
+    )
+    validate_with: Literal["next_fold", "none"] = Field(
+        default="next_fold", description="who chooses the epoch; none: the training's own loss does"
+    )
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    lowest_rate: float = Field(default=1e-7, gt=0)
+    plateau: int = Field(default=10, ge=1, description="epochs without a lower loss before the rate is halved")
+    stop_after: int = Field(default=15, ge=1, description="epochs without a lower loss before training ends")
+    foreground_share: float | None = Field(
+        default=0.5, ge=0, le=1, description="of boxes drawn where a label is; null: every slice once per epoch"
+    )
+    per_epoch: int | None = Field(default=None, ge=1, description="boxes per epoch; null: as many as slices with brain")
+    augmentation: Augmentation = Augmentation()
+    intensity_scale: float = Field(default=0.0, ge=0, lt=1)
+    intensity_shift: float = Field(default=0.0, ge=0)
+    flips: bool = Field(default=True, description="probabilities are the mean over the scan and its mirror image")
+    overlap: float = Field(default=0.5, ge=0, lt=1, description="of a 3D network's windows")
+    opening_mm: dict[Tissue, float] = Field(default={}, description="radius of the ball that opens a class")
+    minimum_mm3: dict[Tissue, float] = Field(default={}, description="smaller pieces of a class are removed")
+    seed: int = 0
+
     @model_validator(mode="after")
-    def _known_source(self) -> Lesions:
-        if self.source is not None and self.source not in self.sources:
-            raise ValueError(f"lesions.source: no source {self.source!r}; there are {', '.join(self.sources)}")
+    def _size_of_dims(self) -> Segmentation:
+        if self.dims == 3 and (self.size is None or self.size[2] < 2 or self.foreground_share is None):
+            raise ValueError("segmentation: dims 3 needs size, of several slices, and foreground_share")
+        if self.dims == 2 and self.size is not None and self.size[2] != 1:
+            raise ValueError(f"segmentation.size: a 2D network takes slices, (x, y, 1), not {self.size}")
         return self
+
+    def applied(self) -> dict[str, Any]:
+        """What decides over masks beside the trained networks."""
+        return self.model_dump(mode="json", include={"flips", "overlap", "opening_mm", "minimum_mm3"})
+
+    def trained(self) -> dict[str, Any]:
+        """What decides over the networks."""
+        return self.model_dump(mode="json", exclude={"name", *self.applied()})
 
 
 class Study(Settings):
@@ -554,6 +612,7 @@ class Study(Settings):
     heat_map: HeatMap | None = None
     sanity: Sanity | None = None
     lesions: Lesions | None = None
+    segmentation: Segmentation | None = None
     statistics: Statistics = Statistics()
     automation: Automation = Automation()
 
@@ -585,6 +644,22 @@ class Study(Settings):
             raise ValueError("lesions: not together with statistics.correlate_with; describe two studies")
         if self.cohort.subjects and (self.model or not self.lesions):
             raise ValueError("cohort.subjects: only of a study with lesions and without a model")
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        """Raise ValueError where masks are asked for that no source has."""
+        given = list(self.lesions.sources) if self.lesions else []
+        known = [*given, *([self.segmentation.name] if self.segmentation else [])]
+        if self.segmentation and (self.model or not self.lesions):
+            raise ValueError("segmentation: only of a study with lesions and without a model")
+        if self.segmentation and self.segmentation.learn_from not in given:
+            raise ValueError(
+                f"segmentation.learn_from: no source {self.segmentation.learn_from!r}; there are {', '.join(given)}"
+            )
+        if len(set(known)) != len(known):
+            raise ValueError(f"segmentation.name: {known[-1]} is one of lesions.sources; choose another")
+        if self.lesions and self.lesions.source is not None and self.lesions.source not in known:
+            raise ValueError(f"lesions.source: no source {self.lesions.source!r}; there are {', '.join(known)}")
 
     def _check_evidence(self) -> None:
         """Raise ValueError where evidence is asked for that the methods do not give."""

@@ -11,10 +11,12 @@ from relevance_assets.assets.inversion import inversion_stages
 from relevance_assets.assets.lesion_statistics import lesion_statistics_stages
 from relevance_assets.assets.lesions import lesion_stages
 from relevance_assets.assets.localisation import localisation_stages
+from relevance_assets.assets.mask_agreement import mask_agreement_stages
 from relevance_assets.assets.models import model_stages
 from relevance_assets.assets.published import published_stages
 from relevance_assets.assets.relevance import relevance_stages
 from relevance_assets.assets.sanity import sanity_stages
+from relevance_assets.assets.segmentation import segmentation_stages
 from relevance_assets.assets.stages import Stage
 from relevance_assets.assets.statistics import statistics_stages
 from relevance_assets.assets.subjects import subject_stages
@@ -38,8 +40,13 @@ def study_stages(workspace: Workspace) -> list[Stage]:
             *statistics_stages(workspace),
         ]
     if workspace.study.lesions:
+        if not imported:
+            stages += [
+                *segmentation_stages(workspace),
+                *lesion_stages(workspace),
+                *mask_agreement_stages(workspace),
+            ]
         stages += [
-            *([] if imported else lesion_stages(workspace)),
             *subject_stages(workspace),
             *lesion_statistics_stages(workspace),
         ]

@@ -79,7 +79,13 @@ def checks_of(workspace: Workspace, stages: list[Stage]) -> list[tuple[str, str,
             "relevance_maps",
             "never_seen",
             "No map was made by a model that was trained on its person.",
-            partial(never_seen, workspace),
+            partial(never_seen, workspace, "relevance_maps", ["train"]),
+        ),
+        (
+            "segmentations",
+            "never_seen",
+            "No mask was made by a network that was trained or chosen on its person.",
+            partial(never_seen, workspace, "segmentations", ["train", "validation"]),
         ),
         (
             "relevance_maps",
@@ -235,10 +241,10 @@ def conservation(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
     }
 
 
-def never_seen(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
-    maps = stacked(workspace, "relevance_maps", "models", lambda frame: frame.select("scan", "fold").unique())
-    learnt = workspace.read("training_scans").filter(pl.col("set") == "train").select("fold", "participant_id")
-    anybody = learnt.select(pl.lit("ensemble").alias("fold"), "participant_id")  # every fold's model has a part in it
-    people = maps.with_columns(participant_id=pl.col("scan").str.split("_").list.first())
-    seen = people.join(pl.concat([learnt, anybody]).unique(), on=["participant_id", "fold"])
-    return seen.is_empty(), {"maps": maps.height, "by_a_model_that_saw_the_person": seen.height}
+def never_seen(workspace: Workspace, table: str, roles: list[str]) -> tuple[bool, dict[str, Any]]:
+    made = stacked(workspace, table, "models", lambda frame: frame.select("scan", "fold").unique())
+    known = workspace.read("training_scans").filter(pl.col("set").is_in(roles)).select("fold", "participant_id")
+    anybody = known.select(pl.lit("ensemble").alias("fold"), "participant_id")  # every fold's model has a part in it
+    people = made.with_columns(participant_id=pl.col("scan").str.split("_").list.first())
+    seen = people.join(pl.concat([known, anybody]).unique(), on=["participant_id", "fold"])
+    return seen.is_empty(), {table: made.height, "by_a_model_that_saw_the_person": seen.height}

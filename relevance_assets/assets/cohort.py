@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from relevance_assets.assets.mask_sources import has_masks
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.files import fingerprint
@@ -42,7 +43,8 @@ def upstream(workspace: Workspace, asset: str, item: str) -> str:
 def cohort_stages(workspace: Workspace) -> list[Stage]:
     from relevance_assets.assets.preparation import preparation_stages
 
-    splits = [_splits(workspace)] if workspace.study.model else []
+    learns = workspace.study.model or workspace.study.segmentation
+    splits = [_splits(workspace)] if learns else []
     return [_participants(workspace), _raw_scans(workspace), *preparation_stages(workspace), *splits]
 
 
@@ -170,27 +172,43 @@ def _raw_scans(workspace: Workspace) -> Stage:
 # ------------------------------------------------------------------------------------------------------ splits
 def _splits(workspace: Workspace) -> Stage:
     study = workspace.study
-    settings = [study.split.model_dump(mode="json"), study.target.model_dump(mode="json")]
+    network = study.segmentation
+    settings = [
+        study.split.model_dump(mode="json"),
+        network.learn_from if network else study.target.model_dump(mode="json"),
+    ]
 
     def usable() -> pl.DataFrame:
+        """Scans that can be used, and what they are divided by."""
         prepared = list(workspace.results("prepared_volumes"))
-        return workspace.known_scans().filter(pl.col("scan").is_in(prepared))
+        frame = workspace.known_scans().filter(pl.col("scan").is_in(prepared))
+        if not network:
+            return frame.select("scan", "participant_id", "target")
+        labelled = [has_masks(workspace, scan, network.learn_from) for scan in frame["scan"]]
+        return frame.select("scan", "participant_id", labelled=pl.Series(labelled, dtype=pl.Boolean))
 
     def inputs(_: str) -> Any:
         frame = usable()
         if frame.is_empty():
             raise NotReady("no prepared scan yet: prepared_volumes")
-        return frame.select("scan", "participant_id", "target").rows()
+        return frame.rows()
+
+    def divide(cohort: pl.DataFrame) -> pl.DataFrame:
+        from relevance_assets.cohort.splits import extend_splits, fold_people, split_scans
+
+        if not network:
+            return split_scans(cohort, study.target, study.split)
+        return extend_splits(fold_people(cohort.filter("labelled"), study.split), cohort)
 
     def make(_: str) -> Done:
-        from relevance_assets.cohort.splits import extend_splits, split_scans
+        from relevance_assets.cohort.splits import extend_splits
 
         cohort = usable()
         drawn = fingerprint(settings)
         before = workspace.read("splits").filter(pl.col("draw").str.starts_with(drawn))
         if before.is_empty():
-            draw = f"{drawn}-{fingerprint(cohort.select('scan', 'participant_id', 'target').rows())[:8]}"
-            frame = split_scans(cohort, study.target, study.split)
+            draw = f"{drawn}-{fingerprint(cohort.rows())[:8]}"
+            frame = divide(cohort)
         else:
             draw = before["draw"][0]
             frame = extend_splits(pl.concat([before, _trained_on(workspace)], how="diagonal"), cohort)
@@ -226,5 +244,6 @@ def _names(scans: pl.DataFrame) -> set[str]:
 
 def _trained_on(workspace: Workspace) -> pl.DataFrame:
     """Sides of the people that today's models were trained on: one who left and comes back is not new to them."""
-    frame = workspace.read("training_scans").filter(pl.col("set") == "validation")
+    held_out = "test" if workspace.study.segmentation else "validation"
+    frame = workspace.read("training_scans").filter(pl.col("set") == held_out)
     return frame.select("participant_id", set=pl.lit("train"), fold=pl.col("fold").cast(pl.Int64))

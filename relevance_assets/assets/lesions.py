@@ -12,17 +12,24 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from relevance_assets.assets.cohort import upstream
+from relevance_assets.assets.mask_sources import (
+    has_masks,
+    load_mask,
+    mask_files,
+    native_image,
+    source_names,
+    stamps,
+)
 from relevance_assets.assets.spaces import geometry_of
 from relevance_assets.assets.stages import Done, NotReady, Stage, each
 from relevance_assets.assets.workspace import HALFWAY, Workspace
-from relevance_assets.files import fingerprint, sha256
+from relevance_assets.files import fingerprint
 from relevance_assets.home import split_scan
 
 if TYPE_CHECKING:
     import numpy as np
 
     from relevance_assets.imaging.volumes import Image
-    from relevance_assets.study import MaskSource
 
 __all__ = ["lesion_stages"]
 
@@ -34,31 +41,29 @@ def lesion_stages(workspace: Workspace) -> list[Stage]:
     return [_lesions(workspace), *([_lesion_changes(workspace)] if workspace.space == HALFWAY else [])]
 
 
-def mask_files(workspace: Workspace, scan: str, source: MaskSource) -> dict[str, Path]:
-    """Where a source has its masks of a scan, whether they are there or not."""
-    folder = scan.replace("_", "/", 1)
-    given = source.model_dump(exclude_none=True)
-    return {name: workspace.bids / text.format(folder=folder, scan=scan) for name, text in given.items()}
-
-
 def _lesions(workspace: Workspace) -> Stage:
     study = workspace.study
     settings = study.lesions
     assert settings is not None
 
-    def files(scan: str) -> dict[str, dict[str, Path]]:
-        """Of the sources that have masks of this scan."""
-        every = {name: mask_files(workspace, scan, source) for name, source in settings.sources.items()}
-        found = {name: paths for name, paths in every.items() if any(path.exists() for path in paths.values())}
+    network = study.segmentation
+
+    def sources(scan: str) -> list[str]:
+        """Those that have masks of this scan."""
+        found = [name for name in source_names(workspace) if has_masks(workspace, scan, name)]
         if not found:
-            first = next(iter(every.values()))["lesions"]
+            first = mask_files(workspace, scan, next(iter(settings.sources)))["lesions"]
             raise ValueError(f"{scan}: no lesion mask, such as {first}; add it, or correct lesions.sources")
         return found
 
     def inputs(scan: str) -> Any:
-        hashes = {name: {mask: sha256(path) for mask, path in paths.items()} for name, paths in files(scan).items()}
+        needed = ["prepared_volumes", *(["segmentations"] if network else [])]
+        results = [upstream(workspace, name, scan) for name in needed]
+        known = {name: stamps(workspace, scan, name) for name in settings.sources}
+        if not network and not any(known.values()):
+            sources(scan)  # says what is missing
         decisive = settings.model_dump(mode="json", exclude={"changes", "sources"})
-        return [upstream(workspace, "prepared_volumes", scan), hashes, decisive]
+        return [*results, known, decisive]
 
     def make(scan: str) -> Done:
         from relevance_assets.assets.metadata import MAX_BYTES, picture
@@ -67,11 +72,11 @@ def _lesions(workspace: Workspace) -> Stage:
 
         figure = workspace.scan_figure_path(scan, FIGURE)
         figure.unlink(missing_ok=True)
-        flair, brain = _native(workspace, scan)
+        flair, brain = native_image(workspace, scan)
         parts: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
         zones: dict[str, list[np.ndarray]] = {}
-        for source, paths in files(scan).items():
-            frames, *zones[source] = _measured(workspace, paths, flair, brain)
+        for source in sources(scan):
+            frames, *zones[source] = _measured(workspace, mask_files(workspace, scan, source), flair, brain)
             for name, frame in frames.items():
                 parts[name].append(frame.with_columns(scan=pl.lit(scan), source=pl.lit(source)))
         tables = {name: pl.concat(frames) for name, frames in parts.items()}
@@ -103,7 +108,7 @@ def _lesions(workspace: Workspace) -> Stage:
         outputs=lambda scan: [workspace.scan_figure_path(scan, FIGURE)],
         partition="scan",
         parallel=True,
-        needs=("prepared_volumes",),
+        needs=("prepared_volumes", *(("segmentations",) if network else ())),
         kinds=frozenset({"nifti", "numpy", "opencv"}),
         group="imaging",
     )
@@ -141,8 +146,8 @@ def _lesion_changes(workspace: Workspace) -> Stage:
         before = since(scan)
         assert before is not None  # or there is no fingerprint
         frames = []
-        for name, source in settings.sources.items():
-            paths = [mask_files(workspace, one, source)["lesions"] for one in (before, scan)]
+        for name in source_names(workspace):
+            paths = [mask_files(workspace, one, name)["lesions"] for one in (before, scan)]
             if not all(path.exists() for path in paths):
                 continue
             geometries = [geometry_of(workspace, one) for one in (before, scan)]
@@ -186,19 +191,6 @@ def _visits(scans: pl.DataFrame) -> dict[str, list[str]]:
 
 
 # ----------------------------------------------------------------------------------------------------------- a scan
-def _native(workspace: Workspace, scan: str) -> tuple[Image, np.ndarray]:
-    """The first contrast as found, and the brain on its grid."""
-    from relevance_assets.imaging.geometry import to_native
-    from relevance_assets.imaging.volumes import load_volume, read_image
-
-    first = workspace.study.contrasts[0].name
-    raw = workspace.read("raw_scans", scan)
-    path = dict(raw.select("image", "path").iter_rows())[first]
-    brain, _ = load_volume(workspace.mask_path(scan))
-    native = to_native((brain > 0).astype("uint8"), geometry_of(workspace, scan), 0)
-    return read_image(workspace.bids / path), native > 0
-
-
 def _measured(
     workspace: Workspace, paths: dict[str, Path], flair: Image, brain: np.ndarray
 ) -> tuple[dict[str, pl.DataFrame], np.ndarray, np.ndarray]:
@@ -222,7 +214,7 @@ def _measured(
 
     settings = workspace.study.lesions
     assert settings is not None
-    masks = {name: _mask(path, flair) for name, path in paths.items()}
+    masks = {name: load_mask(path, flair) for name, path in paths.items()}
     affine, size = flair.affine, voxel_mm3(flair.affine)
     thresholds = ZoneThresholds(**settings.zones.model_dump())
     plane = mid_plane(brain, affine)
@@ -279,15 +271,3 @@ def _agreement(zones: dict[str, np.ndarray]) -> pl.DataFrame:
 
     rows = [{"rule_a": a, "rule_b": b} | asdict(agreement(zones[a], zones[b])) for a, b in combinations(zones, 2)]
     return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def _mask(path: Path, flair: Image) -> np.ndarray:
-    """Voxels above 0 of a mask on the image's grid."""
-    from relevance_assets.imaging.grid import Grid, same_grid
-    from relevance_assets.imaging.volumes import ScanError, read_image
-
-    found = read_image(path)
-    if not same_grid(Grid(flair.data.shape, flair.affine), Grid(found.data.shape, found.affine)):
-        raise ScanError(f"{path}: not on the grid of the first contrast; resample it (nearest neighbour)")
-    inside: np.ndarray = found.data > 0
-    return inside

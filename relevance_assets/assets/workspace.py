@@ -198,6 +198,10 @@ class Workspace:
             scan, f"{self._prepared}_desc-{camel(method, contrast)}{'Negative' if negative else ''}Quantiles_dseg"
         )
 
+    def segmented_path(self, scan: str, source: str, mask: str) -> Path:
+        """A mask of the study's network, on the native grid; `mask` as in `lesions.sources`."""
+        return self._image(scan, f"label-{mask}_desc-{source}_mask")
+
     def truth_path(self, scan: str, region: str) -> Path:
         """The planted truth of a synthetic scan, on its native grid."""
         participant, session = split_scan(scan)

@@ -13,7 +13,7 @@ import polars as pl
 
 from relevance_assets.study import Split, Target
 
-__all__ = ["NEW", "SplitError", "check_no_leakage", "extend_splits", "split_scans"]
+__all__ = ["NEW", "SplitError", "check_no_leakage", "extend_splits", "fold_people", "split_scans"]
 
 NEW = "new"  # the set of people who came after the split
 
@@ -67,6 +67,40 @@ def split_scans(frame: pl.DataFrame, target: Target, split: Split) -> pl.DataFra
     result = pl.DataFrame(rows, schema=schema, orient="row")
     _check_result(result, labels, target, split)
     return result
+
+
+def fold_people(frame: pl.DataFrame, split: Split) -> pl.DataFrame:
+    """Divide people into folds of nearly equal size by chance, nobody held out beside them.
+
+    With as many folds as people each is left out once. The result depends on the seed and on who is there, not on the
+    order of rows.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns scan, participant_id; others are ignored.
+
+    Returns
+    -------
+    DataFrame, sorted by scan
+        scan, participant_id, set (`train`), fold.
+
+    Raises
+    ------
+    SplitError
+        Fewer people than folds.
+    """
+    people = frame["participant_id"].unique().sort().to_list()
+    if len(people) < split.folds:
+        raise SplitError(
+            f"{len(people)} people with masks are too few for {split.folds} folds; add masks or set split.folds to "
+            "their number"
+        )
+    order = np.random.default_rng(split.seed).permutation(len(people))
+    sides = {person: int(place) % split.folds for person, place in zip(people, np.argsort(order), strict=True)}
+    fold = pl.col("participant_id").replace_strict(sides, return_dtype=pl.Int64)
+    scans = frame.select("scan", "participant_id").sort("scan")
+    return scans.with_columns(pl.lit("train").alias("set"), fold.alias("fold"))
 
 
 def extend_splits(splits: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:

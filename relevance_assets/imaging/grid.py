@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
+from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from scipy import ndimage
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "same_grid",
     "same_voxel_size",
     "smoothing_sigma",
+    "uncanonical",
 ]
 
 Shape = tuple[int, int, int]
@@ -81,6 +82,12 @@ def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     orientation = io_orientation(affine)
     return apply_orientation(array, orientation), affine @ inv_ornt_aff(orientation, array.shape)
+
+
+def uncanonical(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """What `canonical` made of an array with this affine, as it was before."""
+    upright = io_orientation(np.eye(4))
+    return apply_orientation(array, ornt_transform(upright, io_orientation(affine)))
 
 
 def axis_aligned(grid: Grid, voxel_size_mm: tuple[float, float, float]) -> Grid:

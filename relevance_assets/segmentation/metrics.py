@@ -9,7 +9,7 @@ scans must not gain from scans in which there was nothing to find; that nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from relevance_assets.segmentation.postprocess import structure
 
-__all__ = ["CLASSES", "METRICS", "pooled", "scan_metrics"]
+__all__ = ["CLASSES", "METRICS", "pooled", "pooled_counts", "scan_metrics"]
 
 CLASSES = {1: "ventricle", 2: "wmh"}
 METRICS = (
@@ -37,6 +37,11 @@ METRICS = (
 PUBLISHED_PIXEL_MM = 0.5
 SMOOTH = 1e-6
 SCHEMA = {"class": pl.String, "metric": pl.String, "value": pl.Float64}
+COUNTS = {
+    "class": pl.String,
+    **dict.fromkeys(("both", "predicted", "true", "slices"), pl.Int64),
+    "distance_pixels": pl.Float64,
+}
 
 
 def scan_metrics(
@@ -95,61 +100,70 @@ def scan_metrics(
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def pooled(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
-    *,
-    classes: Mapping[int, str] = CLASSES,
-    pixel_mm: float = PUBLISHED_PIXEL_MM,
-) -> pl.DataFrame:
+def pooled_counts(predicted: np.ndarray, truth: np.ndarray, *, classes: Mapping[int, str] = CLASSES) -> pl.DataFrame:
+    """What one scan brings to `pooled`.
+
+    Parameters
+    ----------
+    predicted, truth : (x, y, z)
+        Labels, slices along z.
+    classes
+
+    Returns
+    -------
+    polars.DataFrame
+        class, both, predicted, true (pixels), slices (in which both masks have the class, or neither), distance_pixels
+        (sum over these of the 95th percentile of boundary distances, 0 where neither has it). Class "all": pixels
+        labelled alike, and all pixels.
+    """
+    rows = []
+    for label, name in classes.items():
+        a, b = predicted == label, truth == label
+        found = [value for z in range(a.shape[2]) if (value := _slice_hd95(a[:, :, z], b[:, :, z])) is not None]
+        rows.append((name, int((a & b).sum()), int(a.sum()), int(b.sum()), len(found), float(sum(found))))
+    rows.append(("all", int((predicted == truth).sum()), truth.size, truth.size, 0, 0.0))
+    return pl.DataFrame(rows, schema=COUNTS, orient="row")
+
+
+def pooled(counts: pl.DataFrame, *, pixel_mm: float = PUBLISHED_PIXEL_MM) -> pl.DataFrame:
     """MS-DeepBrain-Study's form: counts pooled over all pixels of all slices, so that large scans count most.
 
     Each metric is (count + 1e-6) / (count + 1e-6); IoU is D / (2 - D). HD95 per slice is the 95th percentile of both
     directions' boundary distances together, times a fixed pixel size whatever the scan's is. Its mean is over slices;
     those where one mask is empty are left out, those where both are count as 0. Accuracy (class "all") is over all
-    pixels, pooled_mean_dice and pooled_mean_iou (class "all") are means over classes.
+    pixels, dice and iou of class "all" are means over classes.
 
     Parameters
     ----------
-    pairs
-        Predicted and true labels, each (x, y, z), slices along z.
-    classes
+    counts
+        Rows of `pooled_counts` of all scans.
     pixel_mm
         0.5 as published.
 
     Returns
     -------
     polars.DataFrame
-        class, metric, value; every metric begins with `pooled_`. hd95 is null where no slice is left.
+        class, metric, value. hd95_mm is null where no slice is left.
     """
-    counts = {label: np.zeros(3) for label in classes}  # both, predicted, true
-    slices: dict[int, list[float]] = {label: [] for label in classes}
-    right = total = 0
-    for predicted, truth in pairs:
-        right, total = right + int((predicted == truth).sum()), total + truth.size
-        for label in classes:
-            a, b = predicted == label, truth == label
-            counts[label] += (a & b).sum(), a.sum(), b.sum()
-            slices[label] += [
-                value for z in range(a.shape[2]) if (value := _slice_hd95(a[:, :, z], b[:, :, z])) is not None
-            ]
-    if not total:
-        raise ValueError("pooled: no scans; give at least one pair of labels")
+    summed = counts.group_by("class", maintain_order=True).agg(pl.col(name).sum() for name in COUNTS if name != "class")
     rows: list[dict[str, Any]] = []
-    for label, name in classes.items():
-        both, predicted_n, true_n = counts[label]
-        dice = (2 * both + SMOOTH) / (predicted_n + true_n + SMOOTH)
+    for row in summed.filter(pl.col("class") != "all").iter_rows(named=True):
+        dice = (2 * row["both"] + SMOOTH) / (row["predicted"] + row["true"] + SMOOTH)
         values = {
             "dice": dice,
             "iou": dice / (2 - dice),
-            "precision": (both + SMOOTH) / (predicted_n + SMOOTH),
-            "recall": (both + SMOOTH) / (true_n + SMOOTH),
-            "hd95_mm": pixel_mm * float(np.mean(slices[label])) if slices[label] else None,
+            "precision": (row["both"] + SMOOTH) / (row["predicted"] + SMOOTH),
+            "recall": (row["both"] + SMOOTH) / (row["true"] + SMOOTH),
+            "hd95_mm": pixel_mm * row["distance_pixels"] / row["slices"] if row["slices"] else None,
         }
-        rows += [{"class": name, "metric": f"pooled_{metric}", "value": value} for metric, value in values.items()]
-    rows.append({"class": "all", "metric": "pooled_accuracy", "value": right / total})
+        rows += [{"class": row["class"], "metric": metric, "value": value} for metric, value in values.items()]
+    if not rows:
+        raise ValueError("pooled: no scans; give the counts of at least one")
+    every = summed.row(by_predicate=pl.col("class") == "all", named=True)
     for metric in ("dice", "iou"):
-        mean = float(np.mean([row["value"] for row in rows if row["metric"] == f"pooled_{metric}"]))
-        rows.append({"class": "all", "metric": f"pooled_mean_{metric}", "value": mean})
+        mean = float(np.mean([row["value"] for row in rows if row["metric"] == metric]))
+        rows.append({"class": "all", "metric": metric, "value": mean})
+    rows.append({"class": "all", "metric": "accuracy", "value": every["both"] / every["true"]})
     return pl.DataFrame(rows, schema=SCHEMA)
 
 

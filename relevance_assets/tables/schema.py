@@ -65,6 +65,8 @@ _GRID = (
 )
 
 _SOURCE = _text("source", "whose masks, as the study names them, e.g. manual")
+_CLASS = _text("class", "'ventricle' or 'wmh'")
+_LEFT_OUT = "the fold whose network left the person out, or 'ensemble': all networks, of a person that none knows"
 _RULE = _text("rule", "of the zones: 'published_2d' (objects in slices), 'lesion_3d' (lesions), 'voxel_3d' (voxels)")
 _ANALYSIS = (
     _text("analysis", "which question"),
@@ -159,7 +161,7 @@ _ALL = (
         _real("seconds", "duration of the epoch", nullable=True, volatile=True),
     )),
     _table("training_scans", "Scans that each model was trained on and chosen by.", (_MODEL, _FOLD, _SCAN), (
-        _text("set", "'train' or 'validation'"),
+        _text("set", "'train' or 'validation'; of networks that segment also 'test', who were left out"),
         _text("participant_id", "sub-<label>"),
     )),
     _table("models", "Trained models, one per fold.", (_MODEL, _FOLD), (
@@ -354,6 +356,56 @@ _ALL = (
         _real("share_above", "share of the region above a quarter of all scans", nullable=True),
         _real("p_corrected", "difference: smallest p in the region, corrected over the brain by the maximum "
               "statistic; first scans of people only", nullable=True),
+    )),
+    _table("segmentations", "Masks of the study's own networks, on the native grid.", (_SCAN, _CLASS), (
+        _text("path", f"mask, {_PATH}"),
+        _text("sha256", "SHA-256 of the mask's file"),
+        _whole("voxels", "voxels of the native grid"),
+        _real("volume_mm3", "volume, mm³"),
+        _text("fold", _LEFT_OUT),
+    )),
+    _table("segmentation_scores", "How well a network's masks agree with those that are learnt from, by scan.", (
+        _SCAN, _CLASS,
+        _text("metric", "'dice', 'iou', 'precision', 'recall' (of voxels), 'hd95_mm', 'assd_mm', "
+              "'volume_difference_mm3' (found minus true), 'volume_difference_relative', 'lesion_precision', "
+              "'lesion_recall', 'lesion_f1'"),
+    ), (
+        _real("value", "null where undefined, as Dice where neither mask has a voxel", nullable=True),
+        _text("fold", _LEFT_OUT),
+    )),
+    _table("segmentation_counts", "What a scan brings to the published, pooled form of the scores.", (
+        _SCAN, _text("class", "'ventricle' or 'wmh'; 'all': pixels labelled alike, and all pixels"),
+    ), (
+        _whole("both", "pixels in both masks"),
+        _whole("predicted", "pixels found"),
+        _whole("true", "pixels in truth"),
+        _whole("slices", "slices in which both masks have the class, or neither"),
+        _real("distance_pixels", "sum over these of the 95th percentile of boundary distances, pixels"),
+    )),
+    _table("segmentation_summary", "How good the networks are on people they never saw.", (
+        _text("class", "'ventricle', 'wmh' or, pooled, 'all'"),
+        _text("metric", "as in segmentation_scores; pooled also 'accuracy'"),
+        _text("form", "'mean_over_scans', or 'pooled_as_published': over all pixels of all slices, pixels of 0.5 mm"),
+    ), (
+        _real("value", "null where undefined", nullable=True),
+        *_INTERVAL,
+        _whole("n", "scans used"),
+        _whole("resamples", "bootstrap resamples of people; null without interval", nullable=True),
+    )),
+    _table("source_agreement", "How far two sources of masks find the same volumes in the same zones.", (
+        _text("source_a", "name of a source of masks"),
+        _text("source_b", "name of another"),
+        _RULE,
+        _text("zone", "'all', 'periventricular', 'paraventricular' or 'juxtacortical'"),
+    ), (
+        _real("pearson", "Pearson's r of the volumes; null where one does not vary", nullable=True),
+        _real("concordance", "Lin's concordance correlation coefficient", nullable=True),
+        *_INTERVAL,
+        _real("difference_mm3", "mean of b minus a, mm³"),
+        _real("limit_low_mm3", "lower limit of agreement (1.96 standard deviations), mm³", nullable=True),
+        _real("limit_high_mm3", "upper limit of agreement, mm³", nullable=True),
+        _whole("n", "scans that both have"),
+        _whole("resamples", "bootstrap resamples in which the concordance is defined: the interval's", nullable=True),
     )),
     _table("lesions", "Lesions by rule: their size, shape, place and zone. Distances are in the rule's own dimensions: "
            "within the slice by pixels of 0.9 mm (published_2d), or in space.", (

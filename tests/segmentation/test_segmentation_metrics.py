@@ -6,9 +6,10 @@ import itertools
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 
-from relevance_assets.segmentation.metrics import METRICS, pooled, scan_metrics
+from relevance_assets.segmentation.metrics import COUNTS, METRICS, pooled, pooled_counts, scan_metrics
 
 SIZE = (0.9, 1.2, 7.0)
 
@@ -130,16 +131,16 @@ def test_the_papers_form_pools_pixels_and_halves_them() -> None:
     """Slices: 1 agree on nothing, 2 one pixel off by two, 3 only predicted (left out), 4 and 5 both empty (0)."""
     truth = wmh((1, 1, 0), (1, 1, 1), (2, 1, 1))
     predicted = wmh((1, 3, 0), (1, 1, 1), (2, 1, 1), (5, 5, 2))
-    frame = pooled([(predicted, truth)])
+    frame = pooled(pooled_counts(predicted, truth))
     found = dict(frame.filter(**{"class": "wmh"}).select("metric", "value").rows())
-    assert found["pooled_dice"] == pytest.approx(2 * 2 / 7, rel=1e-5)
-    assert found["pooled_iou"] == pytest.approx(2 / 5, rel=1e-5)
-    assert found["pooled_precision"] == pytest.approx(2 / 4, rel=1e-5)
-    assert found["pooled_recall"] == pytest.approx(2 / 3, rel=1e-5)
-    assert found["pooled_hd95_mm"] == pytest.approx(0.5 * np.mean([2, 0, 0, 0]))
+    assert found["dice"] == pytest.approx(2 * 2 / 7, rel=1e-5)
+    assert found["iou"] == pytest.approx(2 / 5, rel=1e-5)
+    assert found["precision"] == pytest.approx(2 / 4, rel=1e-5)
+    assert found["recall"] == pytest.approx(2 / 3, rel=1e-5)
+    assert found["hd95_mm"] == pytest.approx(0.5 * np.mean([2, 0, 0, 0]))
     every = dict(frame.filter(**{"class": "all"}).select("metric", "value").rows())
-    assert every["pooled_accuracy"] == pytest.approx(1 - 3 / truth.size)
-    assert every["pooled_mean_dice"] == pytest.approx((found["pooled_dice"] + 1) / 2)  # no ventricle anywhere: 1
+    assert every["accuracy"] == pytest.approx(1 - 3 / truth.size)
+    assert every["dice"] == pytest.approx((found["dice"] + 1) / 2)  # no ventricle anywhere: 1
 
 
 @pytest.mark.parametrize(("dice", "iou"), [(0.8529, 0.7435), (0.6461, 0.4772)])
@@ -148,14 +149,18 @@ def test_published_iou_follows_from_published_dice(dice: float, iou: float) -> N
     both = round(10_000 * dice)
     predicted, truth = np.zeros((20_000, 1, 1), int), np.zeros((20_000, 1, 1), int)
     predicted[:10_000], truth[10_000 - both : 20_000 - both] = 1, 1
-    found = dict(pooled([(predicted, truth)]).filter(**{"class": "ventricle"}).select("metric", "value").rows())
-    assert found["pooled_dice"] == pytest.approx(dice, abs=1e-6)
-    assert found["pooled_iou"] == pytest.approx(iou, abs=6e-5)
+    found = dict(
+        pooled(pooled_counts(predicted, truth)).filter(**{"class": "ventricle"}).select("metric", "value").rows()
+    )
+    assert found["dice"] == pytest.approx(dice, abs=1e-6)
+    assert found["iou"] == pytest.approx(iou, abs=6e-5)
 
 
 def test_pooling_weighs_scans_by_their_pixels_and_needs_one() -> None:
     large, small = wmh(*[(x, y, 0) for x in range(5) for y in range(5)]), wmh((0, 0, 0))
-    found = pooled([(large, large), (wmh((3, 3, 3)), small)]).filter(metric="pooled_dice", **{"class": "wmh"})
+    found = pooled(pl.concat([pooled_counts(large, large), pooled_counts(wmh((3, 3, 3)), small)])).filter(
+        metric="dice", **{"class": "wmh"}
+    )
     assert found["value"][0] == pytest.approx(50 / 52, rel=1e-6)
-    with pytest.raises(ValueError, match="at least one pair"):
-        pooled([])
+    with pytest.raises(ValueError, match="counts of at least one"):
+        pooled(pl.DataFrame(schema=COUNTS))
