@@ -79,7 +79,8 @@ def _lesions(workspace: Workspace) -> Stage:
             frames, *zones[source] = _measured(workspace, mask_files(workspace, scan, source), flair, brain)
             for name, frame in frames.items():
                 parts[name].append(frame.with_columns(scan=pl.lit(scan), source=pl.lit(source)))
-        tables = {name: pl.concat(frames) for name, frames in parts.items()}
+        # a source without lesions has columns of nothing but null
+        tables = {name: pl.concat(frames, how="vertical_relaxed") for name, frames in parts.items()}
         shown = settings.source if settings.source in zones else next(iter(zones))
         drawn, ventricles = zones[shown]
         title = f"{scan}: lesions by zone ({shown}, {settings.rule})"

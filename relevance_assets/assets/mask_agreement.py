@@ -74,12 +74,12 @@ def _source_agreement(workspace: Workspace) -> Stage:
         results = workspace.results("lesions")
         if not results:
             raise NotReady("no lesions measured yet: lesions")
-        return [results, study.statistics.model_dump(mode="json")]
+        return [results, source_names(workspace), study.statistics.model_dump(mode="json")]
 
     def make(_: str) -> Done:
         from relevance_assets.statistics.segmentation import source_agreement
 
-        frame = source_agreement(workspace.read("lesion_burden"), study.statistics)
+        frame = source_agreement(workspace.read("lesion_burden"), source_names(workspace), study.statistics)
         assert study.lesions is not None
         shown = frame.filter((pl.col("rule") == study.lesions.rule) & pl.col("pearson").is_not_null())
         return Done(

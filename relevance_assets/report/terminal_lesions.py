@@ -18,6 +18,7 @@ from relevance_assets.tables.store import Store
 __all__ = ["LESION_PARTS"]
 
 ZONES = ("all", "periventricular", "paraventricular", "juxtacortical")
+SHOWN = ("dice", "precision", "recall", "hd95_mm", "lesion_f1")  # of the measures of a segmentation
 
 
 def _burden(study: Study, store: Store) -> RenderableType | None:
@@ -47,15 +48,64 @@ def _agreement(study: Study, store: Store) -> RenderableType | None:
     frame = store.read("zone_agreement", study.name)
     if frame.is_empty():
         return None
-    found = frame.group_by("rule_a", "rule_b", maintain_order=True).agg(
-        equal=(pl.col("equal") * pl.col("voxels")).sum() / pl.col("voxels").sum(),
-        kappa=pl.col("kappa").median(),
-        scans=pl.col("equal").count(),
+    found = (
+        frame.sort("source", "rule_a", "rule_b")
+        .group_by("source", "rule_a", "rule_b", maintain_order=True)
+        .agg(
+            equal=(pl.col("equal") * pl.col("voxels")).sum() / pl.col("voxels").sum(),
+            kappa=pl.col("kappa").median(),
+            scans=pl.col("equal").count(),
+        )
     )
     return table(
         "Do the rules agree?",
-        ["rule", "and rule", "same zone, share of voxels", "median kappa", "scans"],
+        ["masks", "rule", "and rule", "same zone", "median kappa", "scans"],
         [[row[name] for name in found.columns] for row in found.iter_rows(named=True)],
+        right_from=3,
+    )
+
+
+def _segmentation(study: Study, store: Store) -> RenderableType | None:
+    """Of the study's own networks: means over scans, and the published form beside them."""
+    frame = store.read("segmentation_summary", study.name)
+    if frame.is_empty():
+        return None
+    assert study.segmentation is not None
+    key = ["class", "metric"]
+    means = frame.filter((pl.col("form") == "mean_over_scans") & pl.col("metric").is_in(SHOWN))
+    pooled = frame.filter(pl.col("form") == "pooled_as_published").select(*key, pooled="value")
+    return table(
+        f"Networks against {study.segmentation.learn_from}, on people they never saw",
+        ["class", "measure", "mean", "95 %", "scans", "pooled, as published"],
+        [
+            [*(row[name] for name in (*key, "value")), interval(row), row["n"], row["pooled"]]
+            for row in means.join(pooled, on=key, how="left", maintain_order="left").iter_rows(named=True)
+        ],
+        right_from=2,
+    )
+
+
+def _sources(study: Study, store: Store) -> RenderableType | None:
+    """How far sources of masks agree, by the study's rule."""
+    assert study.lesions is not None
+    frame = store.read("source_agreement", study.name).filter(pl.col("rule") == study.lesions.rule)
+    if frame.is_empty():
+        return None
+    places = {zone: place for place, zone in enumerate(ZONES)}
+    rows = sorted(frame.iter_rows(named=True), key=lambda row: (row["source_a"], row["source_b"], places[row["zone"]]))
+    return table(
+        f"Do the masks agree on volumes? (rule {study.lesions.rule})",
+        ["masks", "zone", "r", "Lin's c", "95 %", "bias, ml", "scans"],
+        [
+            [
+                f"{row['source_a']}, {row['source_b']}",
+                *(row[name] for name in ("zone", "pearson", "concordance")),
+                interval(row),
+                row["difference_mm3"] / 1000,
+                row["n"],
+            ]
+            for row in rows
+        ],
         right_from=2,
     )
 
@@ -92,4 +142,4 @@ def _published(study: Study, store: Store) -> RenderableType | None:
     return table("Printed numbers against these people", ["verdict", "numbers"], [list(row) for row in rows])
 
 
-LESION_PARTS = (_burden, _agreement, _groups, _published)
+LESION_PARTS = (_segmentation, _burden, _sources, _agreement, _groups, _published)

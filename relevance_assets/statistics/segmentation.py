@@ -7,7 +7,7 @@ Belongs here: means over scans, agreement over scans. Does not belong here: meas
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -61,19 +61,19 @@ def summary(scores: pl.DataFrame, counts: pl.DataFrame, settings: Statistics) ->
         row = {"class": name, "metric": metric, "form": "mean_over_scans", "value": float(values.mean())}
         rows.append(row | {"ci_low": low, "ci_high": high, "n": len(values), "resamples": resamples})
     scans = counts["scan"].n_unique()
-    rows += [
-        row | {"form": "pooled_as_published", "n": scans} for row in pooled(counts).iter_rows(named=True)
-    ]
+    rows += [row | {"form": "pooled_as_published", "n": scans} for row in pooled(counts).iter_rows(named=True)]
     return pl.DataFrame(rows, schema=SUMMARY)
 
 
-def source_agreement(burdens: pl.DataFrame, settings: Statistics) -> pl.DataFrame:
+def source_agreement(burdens: pl.DataFrame, sources: Sequence[str], settings: Statistics) -> pl.DataFrame:
     """How far two sources of masks find the same volumes in the same zones.
 
     Parameters
     ----------
     burdens
         scan, source, rule, zone, volume_mm3.
+    sources
+        Each is compared with those after it.
     settings
         Bootstrap over people, all scans of one together; percentile intervals.
 
@@ -84,9 +84,8 @@ def source_agreement(burdens: pl.DataFrame, settings: Statistics) -> pl.DataFram
         (Lin 1989, Biometrics 45:255) with its interval; mean difference b - a and limits of agreement, 1.96 standard
         deviations (n - 1) to both sides (Bland & Altman 1986). Null where undefined.
     """
-    names = burdens["source"].unique().sort().to_list()
     rows = []
-    for a, b in combinations(names, 2):
+    for a, b in combinations(sources, 2):
         pairs = burdens.filter(source=a).join(burdens.filter(source=b), on=["scan", "rule", "zone"], suffix="_b")
         for (rule, zone), part in pairs.sort("scan").group_by("rule", "zone", maintain_order=True):
             x, y = part["volume_mm3"].to_numpy(), part["volume_mm3_b"].to_numpy()
