@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from relevance_assets.imaging.volumes import Image
+    from relevance_assets.lesions.distances import Plane
 
 __all__ = ["lesion_stages"]
 
@@ -67,16 +68,18 @@ def _lesions(workspace: Workspace) -> Stage:
 
     def make(scan: str) -> Done:
         from relevance_assets.assets.metadata import MAX_BYTES, picture
+        from relevance_assets.lesions.distances import mid_plane
         from relevance_assets.report.figures import save, thumbnail
         from relevance_assets.report.figures_lesions import zones_over_flair_figure
 
         figure = workspace.scan_figure_path(scan, FIGURE)
         figure.unlink(missing_ok=True)
         flair, brain = native_image(workspace, scan)
+        plane = mid_plane(brain, flair.affine)
         parts: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
         zones: dict[str, list[np.ndarray]] = {}
         for source in sources(scan):
-            frames, *zones[source] = _measured(workspace, mask_files(workspace, scan, source), flair, brain)
+            frames, *zones[source] = _measured(workspace, mask_files(workspace, scan, source), flair, brain, plane)
             for name, frame in frames.items():
                 parts[name].append(frame.with_columns(scan=pl.lit(scan), source=pl.lit(source)))
         # a source without lesions has columns of nothing but null
@@ -193,7 +196,7 @@ def _visits(scans: pl.DataFrame) -> dict[str, list[str]]:
 
 # ----------------------------------------------------------------------------------------------------------- a scan
 def _measured(
-    workspace: Workspace, paths: dict[str, Path], flair: Image, brain: np.ndarray
+    workspace: Workspace, paths: dict[str, Path], flair: Image, brain: np.ndarray, plane: Plane
 ) -> tuple[dict[str, pl.DataFrame], np.ndarray, np.ndarray]:
     """Rows of every table from one source's masks, the zones by the study's rule, and the ventricles."""
     import numpy as np
@@ -208,7 +211,6 @@ def _measured(
         zone_maps,
     )
     from relevance_assets.lesions.components import label_lesions, voxel_mm3
-    from relevance_assets.lesions.distances import mid_plane
     from relevance_assets.lesions.published_images import csf_candidates, prepare_flair
     from relevance_assets.lesions.zones_2d import published_zones
     from relevance_assets.lesions.zones_3d import ZoneThresholds
@@ -218,7 +220,6 @@ def _measured(
     masks = {name: load_mask(path, flair) for name, path in paths.items()}
     affine, size = flair.affine, voxel_mm3(flair.affine)
     thresholds = ZoneThresholds(**settings.zones.model_dump())
-    plane = mid_plane(brain, affine)
     labels = label_lesions(
         masks["lesions"], affine, connectivity=settings.connectivity, minimum_mm3=settings.minimum_mm3
     )

@@ -67,7 +67,7 @@ def _trained_models(workspace: Workspace) -> Stage:
     def divided(fold: str) -> pl.DataFrame:
         """Scan, person and role of all scans with masks that are in the split, sorted by scan."""
         number, count = int(fold), study.split.folds
-        validates = (number + 1) % count if settings.validate_with == "next_fold" and count > 2 else None
+        validates = (number + 1) % count if settings.validate_with == "next_fold" and count > 2 else -1  # no fold
         role = (
             pl.when(pl.col("fold") == number)
             .then(pl.lit("test"))

@@ -152,19 +152,19 @@ def test_a_map_by_a_model_that_saw_the_scan_is_seen(workspace: Workspace) -> Non
     write(workspace, "training_scans", "0", fold="0", set="validation", **learnt)
     write(workspace, "training_scans", "1", fold="1", set="train", **learnt)
     write(workspace, "relevance_maps", "a", scan="sub-1_ses-1", fold="0")
-    assert checks.never_seen(workspace)[0]
+    assert checks.never_seen(workspace, "relevance_maps", ["train"])[0]
     write(workspace, "relevance_maps", "a", scan="sub-1_ses-1", fold="1")
-    assert not checks.never_seen(workspace)[0]
+    assert not checks.never_seen(workspace, "relevance_maps", ["train"])[0]
     write(workspace, "relevance_maps", "a", scan="sub-1_ses-2", fold="1")
-    assert not checks.never_seen(workspace)[0], "another visit of the same person"
+    assert not checks.never_seen(workspace, "relevance_maps", ["train"])[0], "another visit of the same person"
 
 
 def test_a_mean_over_models_that_knew_the_person_is_seen(workspace: Workspace) -> None:
     write(workspace, "training_scans", "0", scan="sub-1", fold="0", set="train", participant_id="sub-1")
     write(workspace, "relevance_maps", "b", scan="sub-2", fold="ensemble")
-    assert checks.never_seen(workspace)[0]
+    assert checks.never_seen(workspace, "relevance_maps", ["train"])[0]
     write(workspace, "relevance_maps", "a", scan="sub-1", fold="ensemble")
-    assert not checks.never_seen(workspace)[0]
+    assert not checks.never_seen(workspace, "relevance_maps", ["train"])[0]
 
 
 def test_repeated_keys_are_seen(workspace: Workspace) -> None:

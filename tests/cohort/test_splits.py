@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relevance_assets.cohort.splits import SplitError, check_no_leakage, extend_splits, split_scans
+from relevance_assets.cohort.splits import SplitError, check_no_leakage, extend_splits, fold_people, split_scans
 from relevance_assets.study import Split, Target
 
 SEVERE = Target(column="edss", kind="binary", threshold=5)
@@ -152,3 +152,29 @@ def test_who_comes_later_is_new_and_nobody_else_moves(seed: int, more: int, fewe
     side = {person: (where, fold) for _, person, where, fold in before.iter_rows()}
     for _, person, where, fold in after.select("scan", "participant_id", "set", "fold").iter_rows():
         assert (where, fold) == side.get(person, ("new", None))
+
+
+@settings(max_examples=40, deadline=None)
+@given(people=st.integers(2, 30), folds=st.integers(2, 8), seed=st.integers(0, 99))
+def test_folds_of_people_without_a_target(people: int, folds: int, seed: int) -> None:
+    frame = cohort(people, seed).drop("target")
+    split = Split(folds=folds, seed=seed)
+    if people < folds:
+        with pytest.raises(SplitError, match="people with masks are too few"):
+            fold_people(frame, split)
+        return
+    found = fold_people(frame.sample(fraction=1, shuffle=True, seed=seed), split)
+    assert found.equals(fold_people(frame, split)), "the order of rows changes nothing"
+    assert check_no_leakage(found) == []
+    assert found["scan"].to_list() == sorted(frame["scan"])
+    sizes = found.select("participant_id", "fold").unique().group_by("fold").len()["len"]
+    assert len(sizes) == folds
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_as_many_folds_as_people_leave_each_out_once() -> None:
+    found = fold_people(cohort(7), Split(folds=7))
+    assert sorted(found.select("participant_id", "fold").unique()["fold"]) == list(range(7))
+    assert set(found["set"]) == {"train"}
+    other = fold_people(cohort(7), Split(folds=7, seed=1))
+    assert not other.equals(found), "another seed is another draw"

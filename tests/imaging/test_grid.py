@@ -20,6 +20,7 @@ from relevance_assets.imaging.grid import (
     same_grid,
     same_voxel_size,
     smoothing_sigma,
+    uncanonical,
 )
 
 
@@ -187,6 +188,7 @@ def test_copying_there_and_back_changes_no_bit(shape: tuple, wanted: tuple, code
     turned, turned_affine = canonical(array, affine)
     canonical_grid = Grid(turned.shape, turned_affine)
     np.testing.assert_array_equal(copy_between(array, source, canonical_grid), turned)
+    np.testing.assert_array_equal(uncanonical(turned, affine), array)
     target = moved(canonical_grid, centre_start(turned.shape, wanted), wanted)
     there = copy_between(array, source, target)
     back = copy_between(there, target, source)
