@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from relevance_assets.imaging.volumes import Image
 
-__all__ = ["has_masks", "load_mask", "mask_files", "native_image", "source_names", "stamps"]
+__all__ = ["has_masks", "load_labels", "load_mask", "mask_files", "native_image", "source_names", "stamps"]
 
 
 def source_names(workspace: Workspace) -> list[str]:
@@ -72,3 +72,11 @@ def load_mask(path: Path, image: Image) -> np.ndarray:
         raise ScanError(f"{path}: not on the grid of the first contrast; resample it (nearest neighbour)")
     inside: np.ndarray = found.data > 0
     return inside
+
+
+def load_labels(workspace: Workspace, scan: str, source: str, image: Image) -> np.ndarray:
+    """A source's masks as labels, 1 ventricles and 2 lesions, which win where both are; on the image's grid."""
+    from relevance_assets.segmentation.data import merge_masks
+
+    paths = mask_files(workspace, scan, source)
+    return merge_masks([load_mask(paths[mask], image) for mask in ("ventricles", "lesions")])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from relevance_assets.assets.cohort import upstream
-from relevance_assets.assets.mask_sources import has_masks, load_mask, mask_files, native_image, stamps
+from relevance_assets.assets.mask_sources import has_masks, load_labels, mask_files, native_image, stamps
 from relevance_assets.assets.models import folds
 from relevance_assets.assets.stages import ALL, Done, Stage, Work, each, tick
 from relevance_assets.assets.workspace import Workspace
@@ -215,14 +215,6 @@ def _upright(workspace: Workspace, scan: str) -> tuple[Image, Image, np.ndarray]
     return found, Image(np.where(inside, values, 0).astype(np.float32), affine), inside
 
 
-def _truth(workspace: Workspace, scan: str, image: Image) -> np.ndarray:
-    """Labels of the source that is learnt from, on the image's own grid; lesions win over ventricles."""
-    from relevance_assets.segmentation.data import merge_masks
-
-    paths = mask_files(workspace, scan, settings_of(workspace).learn_from)
-    return merge_masks([load_mask(paths[MASKS[name]], image) for name in CLASSES.values()])
-
-
 def _labelled(workspace: Workspace, scan: str) -> tuple[LabelledScan, np.ndarray]:
     """What a network learns of a scan, and the size of its voxels, mm."""
     from nibabel.affines import voxel_sizes
@@ -231,7 +223,7 @@ def _labelled(workspace: Workspace, scan: str) -> tuple[LabelledScan, np.ndarray
     from relevance_assets.segmentation.data import LabelledScan
 
     found, image, brain = _upright(workspace, scan)
-    labels = canonical(_truth(workspace, scan, found), found.affine)[0]
+    labels = canonical(load_labels(workspace, scan, settings_of(workspace).learn_from, found), found.affine)[0]
     return LabelledScan(scan, split_scan(scan)[0], image.data, labels, brain), voxel_sizes(image.affine)
 
 
@@ -283,7 +275,7 @@ def _segmentations(workspace: Workspace) -> Stage:
         rows = _write_masks(workspace, scan, found, uncanonical(labels, found.affine), chosen, float(size.prod()))
         tables = {"segmentations": pl.DataFrame(rows).with_columns(**key)}
         if stamps(workspace, scan, settings.learn_from):
-            truth = canonical(_truth(workspace, scan, found), found.affine)[0]
+            truth = canonical(load_labels(workspace, scan, settings.learn_from, found), found.affine)[0]
             scores = scan_metrics(labels, truth, size, classes=CLASSES, connectivity=connectivity)
             tables["segmentation_scores"] = scores.with_columns(**key)
             tables["segmentation_counts"] = pooled_counts(labels, truth, classes=CLASSES).with_columns(

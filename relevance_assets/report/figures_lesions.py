@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +24,24 @@ from relevance_assets.report.figures import COLOURS, DPI, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ZONES", "age_burden_figure", "zone_shares_figure", "zones_over_flair_figure"]
+__all__ = ["ZONES", "age_burden_figure", "overlap_figure", "zone_shares_figure", "zones_over_flair_figure"]
 
 #: What each number of a zone image means, from 1.
 ZONES = ("periventricular", "paraventricular", "juxtacortical")
 #: The colours of the publication: ventricles, then the zones.
-PAPER_COLOURS = ((0, 0, 255), (255, 0, 0), (255, 165, 0), (255, 255, 0))
+PAPER_COLOURS = {
+    "ventricles": (0, 0, 255),
+    "periventricular": (255, 0, 0),
+    "paraventricular": (255, 165, 0),
+    "juxtacortical": (255, 255, 0),
+}
+#: Okabe & Ito's green, vermilion and yellow.
+OVERLAP = {
+    "ventricles found": (0, 0, 255),
+    "lesions found": (0, 158, 115),
+    "missed": (213, 94, 0),
+    "found, not in the truth": (240, 228, 66),
+}
 INSIDE, RIM = 0.35, 1.0  # opacity: the image shows through a region, and its outline is clear
 #: Okabe & Ito's nearest to the publication's red, orange and yellow; told apart by lightness too.
 ZONE_COLOURS = {"periventricular": "#D55E00", "paraventricular": "#E69F00", "juxtacortical": "#F0E442"}
@@ -85,10 +97,43 @@ def zones_over_flair_figure(
     labels, _ = canonical(np.where(zones > 0, zones + 1, ventricles > 0).astype(np.uint8), affine)
     inside = _head(values) if brain is None else canonical(brain, affine)[0] > 0
     with style():
-        return _draw_zones(values, labels, turned, inside, title)
+        return _draw(values, labels, turned, inside, title, PAPER_COLOURS)
 
 
-def _draw_zones(values: np.ndarray, labels: np.ndarray, affine: np.ndarray, inside: np.ndarray, title: str) -> Figure:
+def overlap_figure(
+    flair: np.ndarray, found: np.ndarray, truth: np.ndarray, affine: np.ndarray, title: str, brain: np.ndarray
+) -> Figure:
+    """Slices with what of the lesions was found, missed, and found where there is none; ventricles as found.
+
+    Slices are chosen and drawn as in `zones_over_flair_figure`.
+
+    Parameters
+    ----------
+    flair : (x, y, z)
+        Intensities, any scale.
+    found, truth : (x, y, z) int
+        1 ventricles, 2 lesions.
+    affine : (4, 4)
+        Voxel indices to RAS+ millimetres.
+    title : str
+    brain : (x, y, z) bool
+        The pictures are cut to it.
+    """
+    states = np.where(truth == 2, np.where(found == 2, 2, 3), np.where(found == 2, 4, found == 1)).astype(np.uint8)
+    values, turned = canonical(np.nan_to_num(flair.astype(np.float64)), np.asarray(affine, dtype=np.float64))
+    with style():
+        return _draw(values, canonical(states, affine)[0], turned, canonical(brain, affine)[0] > 0, title, OVERLAP)
+
+
+def _draw(
+    values: np.ndarray,
+    labels: np.ndarray,
+    affine: np.ndarray,
+    inside: np.ndarray,
+    title: str,
+    colours: dict[str, tuple[int, int, int]],
+) -> Figure:
+    """Labels from 1 over an image in RAS+, each in its colour and with its volume; lesions are those above 1."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -110,7 +155,7 @@ def _draw_zones(values: np.ndarray, labels: np.ndarray, affine: np.ndarray, insi
         cell.set_axis_off()
         grey = values[(*box, index)].T
         cell.imshow(grey, origin="lower", cmap="gray", vmin=0, vmax=white, interpolation="nearest")
-        cell.imshow(_overlay(labels[(*box, index)].T), origin="lower", interpolation="nearest")
+        cell.imshow(_overlay(labels[(*box, index)].T, colours.values()), origin="lower", interpolation="nearest")
         cell.set_aspect(size[1] / size[0])
         cell.text(0.03, 0.97, f"{index + 1}", transform=cell.transAxes, va="top", color="white", fontsize=10)
         if place == 0:
@@ -120,10 +165,10 @@ def _draw_zones(values: np.ndarray, labels: np.ndarray, affine: np.ndarray, insi
     tilt = np.degrees(obliquity(affine)).max()
     about = f"voxels {size[0]:.2f} × {size[1]:.2f} mm, slices {size[2]:.1f} mm apart, tilted {tilt:.0f}°"
     figure.text(0.01, 1 - 0.33 / page[1], f"{said}; {about}", va="top", fontsize=10, color=GREY)
-    counts = np.bincount(labels.ravel(), minlength=len(PAPER_COLOURS) + 1)[1:]
+    counts = np.bincount(labels.ravel(), minlength=len(colours) + 1)[1:]
     handles = [
         Patch(facecolor=_rgb(colour), edgecolor="black", linewidth=0.5, label=f"{name} {_ml(n * size.prod())}")
-        for name, colour, n in zip(("ventricles", *ZONES), PAPER_COLOURS, counts, strict=True)
+        for (name, colour), n in zip(colours.items(), counts, strict=True)
     ]
     figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False, columnspacing=3)
     return figure
@@ -168,15 +213,15 @@ def _box(inside: np.ndarray, size: np.ndarray) -> tuple[slice, slice]:
     return cuts[0], cuts[1]
 
 
-def _overlay(labels: np.ndarray) -> np.ndarray:
+def _overlay(labels: np.ndarray, colours: Iterable[tuple[int, int, int]]) -> np.ndarray:
     """(a, b) labels as (a, b, 4) colours, their rims opaque."""
-    colours = np.zeros((*labels.shape, 4))
-    for number, colour in enumerate(PAPER_COLOURS, 1):
+    found = np.zeros((*labels.shape, 4))
+    for number, colour in enumerate(colours, 1):
         mask = labels == number
         rim = mask & ~ndimage.binary_erosion(mask)
-        colours[mask] = [*_rgb(colour), INSIDE]
-        colours[rim, 3] = RIM
-    return colours
+        found[mask] = [*_rgb(colour), INSIDE]
+        found[rim, 3] = RIM
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------- burden by age

@@ -11,10 +11,12 @@ from test_figures import overlapping_texts, pixels
 from relevance_assets.report.figures import save, thumbnail
 from relevance_assets.report.figures_lesions import (
     GROUP_COLOURS,
+    OVERLAP,
     PAPER_COLOURS,
     ZONES,
     _median,
     age_burden_figure,
+    overlap_figure,
     zone_shares_figure,
     zones_over_flair_figure,
 )
@@ -50,9 +52,26 @@ def test_zones_have_the_publications_colours_on_the_right_side():
     assert len(cells) == 1
     cells[0].texts[0].set_visible(False)
     shown = pixels(figure)[50 : int(80 * (figure.get_figheight() - 0.8)), : int(80 * 1.85)]
-    blue, red, yellow = (columns_of(shown, PAPER_COLOURS[i]) for i in (0, 1, 3))
+    blue, red, orange, yellow = (columns_of(shown, colour) for colour in PAPER_COLOURS.values())
     assert yellow.max() < blue.min() <= blue.max() < red.min()
-    assert not len(columns_of(shown, PAPER_COLOURS[2]))
+    assert not len(orange)
+
+
+def test_what_was_found_missed_and_made_up_have_colours_of_their_own():
+    found, truth = np.zeros(SHAPE, int), np.zeros(SHAPE, int)
+    truth[8:12, 20:24, 3] = 2  # on the left: missed
+    truth[18:22, 20:24, 3] = found[18:22, 20:24, 3] = 2  # found
+    found[26:30, 20:24, 3] = 2  # on the right: made up
+    truth[18:22, 30:34, 3] = found[18:22, 30:34, 3] = 1
+    figure = overlap_figure(head(), found, truth, AFFINE, "sub-1", head() > 0)
+    shown = pixels(figure)[50 : int(80 * (figure.get_figheight() - 0.8)), : int(80 * 1.85)]
+    blue, green, vermilion, yellow = (columns_of(shown, colour) for colour in OVERLAP.values())
+    assert vermilion.max() < green.min() <= green.max() < yellow.min()
+    assert len(blue)
+    said = texts(figure)
+    each = 4 * 4 * 4 * 4 * 7 / 1000
+    for name in OVERLAP:
+        assert f"{name} {each:.2f} ml" in said
 
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])

@@ -23,6 +23,8 @@ NAMES = (
     "scans",
     "lesions",
     "lesion_burden",
+    "segmentations",
+    "segmentation_scores",
     "group_comparisons",
     "regressions",
     "correlations",
@@ -36,6 +38,7 @@ LESION_QUERIES = {
     "adjusted_effects",
     "correlations_of_groups",
     "refuted_numbers",
+    "worst_segmentations",
 }
 
 
@@ -66,6 +69,16 @@ def answer(database: Path, name: str) -> pl.DataFrame:
 @pytest.mark.parametrize("name", sorted(LESION_QUERIES))
 def test_without_rows_there_is_no_answer_and_no_error(database: Path, name: str) -> None:
     assert answer(database, name).height == 0
+
+
+def test_worst_segmentations(database: Path) -> None:
+    for scan, dice, found, difference in (("a", 0.8, 900.0, -100.0), ("b", 0.1, 30.0, 10.0), ("c", None, 0.0, 0.0)):
+        key = {"scan": scan, "class": "wmh", "fold": "1"}
+        fill(database, "segmentations", key | {"volume_mm3": found})
+        for metric, value in (("dice", dice), ("volume_difference_mm3", difference), ("lesion_f1", 0.5)):
+            fill(database, "segmentation_scores", key | {"metric": metric, "value": value})
+    found = answer(database, "worst_segmentations").select("scan", "dice", "true_mm3", "found_mm3", "lesion_f1").rows()
+    assert found == [("b", 0.1, 20, 30, 0.5), ("a", 0.8, 1000, 900, 0.5)]
 
 
 def test_lesions_by_zone(database: Path) -> None:
