@@ -620,6 +620,13 @@ def _lesions(store: Store, study: str) -> None:
     lesion = {"lesion": 1, "zone": "periventricular", "voxels": 8, "volume_mm3": 8.0, "diameter_mm": 3.5}
     centroid = {f"centroid_{axis}_mm": 1.0 for axis in "xyz"}
     scans = {
+        "segmentations": [
+            {"class": "wmh", "path": "a.nii.gz", "sha256": "5", "voxels": 9, "volume_mm3": 9.0, "fold": "0"}
+        ],
+        "segmentation_scores": [{"class": "wmh", "metric": "dice", "value": 0.8, "fold": "0"}],
+        "segmentation_counts": [
+            {"class": "wmh", "both": 7, "predicted": 9, "true": 8, "slices": 3, "distance_pixels": 1.5}
+        ],
         "lesions": [place | lesion | centroid],
         "lesion_burden": [place | {"zone": "all", "voxels": 8, "volume_mm3": 8.0, "count": 1, "share": 1.0}],
         "lesion_totals": [
@@ -661,6 +668,10 @@ def _lesions(store: Store, study: str) -> None:
     }
     for table, row in whole.items():
         store.write(table, study, "all", pl.DataFrame([about | row]))
+    score = {"class": "wmh", "metric": "dice", "form": "pooled_as_published", "value": 0.8, "n": 1}
+    store.write("segmentation_summary", study, "all", pl.DataFrame([score]))
+    pair = {"source_a": "manual", "source_b": "network", "rule": "lesion_3d", "zone": "all", "n": 1}
+    store.write("source_agreement", study, "all", pl.DataFrame([pair | {"difference_mm3": 1.0, "resamples": 0}]))
     odd = {"participant_id": "sub-1", "group": "MS", "band": "40-49", "flags": 3, "removed": True, "variables": "age"}
     store.write("outliers", study, "all", pl.DataFrame([odd | {"sex": "F", "filter": "band = '40-49'"}]))
 
