@@ -1,7 +1,7 @@
 """From YAML to a Study: the repository's `defs.yaml`, and over it what the user set for this home.
 
 Belongs here: reading, merging, and errors that name the file and the key. Does not belong here: what a study may say
-(`study.py`), Dagster.
+(`study/`), Dagster.
 """
 
 from __future__ import annotations
