@@ -125,8 +125,9 @@ def demo(
 ) -> None:
     """The main job on the synthetic MS cohort: scans → models → relevance maps → statistics → results.duckdb.
 
-    Two studies: why a network says that somebody is disabled, and where whose lesions are. Takes minutes on two cores, by inverting at three quantiles in place of ten unless the home says otherwise; a second
-    call finds everything done. All of it is synthetic: nothing here says anything about people.
+    Two studies: why a network says that somebody is disabled, and where whose lesions are. Takes minutes on two cores,
+    by inverting at three quantiles in place of ten unless the home says otherwise; a second call finds everything done.
+    All of it is synthetic: nothing here says anything about people.
     """
     from relevance_assets.cohort.synthetic import check_folder
     from relevance_assets.component import synthetic_settings
