@@ -138,7 +138,11 @@ def demo(
     given = {"scans": scans, "effect": effect, "seed": seed}
     chosen = {name: value for name, value in given.items() if value is not None}
     try:
-        with remembered(place, "synthetic_cohort", chosen), remembered(place, "disability", _fewer_percents(place)):
+        with (
+            remembered(place, "synthetic_cohort", chosen),
+            remembered(place, "disability", _fewer_percents(place)),
+            remembered(place, "lesion_profile", _small_network(place)),
+        ):
             check_folder(place.bids, **synthetic_settings(place).model_dump())
     except ValueError as error:
         raise _quit(error, 2) from error
@@ -161,6 +165,18 @@ def _fewer_percents(home: Home) -> dict[str, Any]:
     # Each N costs tens of predictions per scan and model: the YAML's ten would take the demo beyond its 12 minutes on
     # two cores. Three show its course over the same range.
     return {name: [20, 40, 100]} if study and study.inversion and not said else {}
+
+
+def _small_network(home: Home) -> dict[str, Any]:
+    """Settings of a network for the synthetic cohort's masks, unless the home has settings of its own already."""
+    from relevance_assets.configuration import DEFINITIONS, read_settings
+
+    said = {str(key).split(".")[0] for key in read_settings(home.settings("lesion_profile"))}
+    return (
+        {}
+        if said & {"segmentation", "lesions", "cohort"}
+        else read_settings(DEFINITIONS / "lesion_profile" / "synthetic.yaml")
+    )
 
 
 @app.command()

@@ -213,11 +213,13 @@ def _splits(workspace: Workspace) -> Stage:
             draw = before["draw"][0]
             frame = extend_splits(pl.concat([before, _trained_on(workspace)], how="diagonal"), cohort)
         counts = dict(frame.group_by("set").len().iter_rows())
+        late = frame.filter(pl.col("set") == "new").join(cohort.filter("labelled"), on="scan") if network else None
         return Done(
             tables={"splits": frame.with_columns(draw=pl.lit(draw))},
             result=draw,
             metadata={f"scans_{name}": counts.get(name, 0) for name in ("train", "test", "new")}
-            | {"folds": frame["fold"].drop_nulls().n_unique()},
+            | {"folds": frame["fold"].drop_nulls().n_unique()}
+            | ({"scans_with_masks_not_learnt_from": late.height} if late is not None else {}),
         )
 
     return Stage(

@@ -94,7 +94,7 @@ def _lesions(workspace: Workspace) -> Stage:
             result=fingerprint(*(frame.rows() for frame in tables.values())),
             metadata={
                 f"{row['zone']}_ml": f"{row['volume_mm3'] / 1000:.3f} in {row['count']} lesions"
-                for row in burden.iter_rows(named=True)
+                for row in burden.drop_nulls("volume_mm3").iter_rows(named=True)
             }
             | {"preview": picture(thumbnail(figure, MAX_BYTES), f"lesions by zone; larger in {figure.name}")},
         )

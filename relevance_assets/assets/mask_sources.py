@@ -43,9 +43,9 @@ def has_masks(workspace: Workspace, scan: str, source: str) -> bool:
 
 
 def stamps(workspace: Workspace, scan: str, source: str) -> dict[str, Any] | None:
-    """What a source's masks of a scan are known by; None where it has none."""
-    paths = mask_files(workspace, scan, source)
-    found = {mask: stamp(path) if path.exists() else None for mask, path in paths.items()}
+    """What a given source's masks of a scan are known by: place, size and time; None where it has none."""
+    paths = mask_files(workspace, scan, source).values()
+    found = {str(path.relative_to(workspace.bids)): stamp(path) if path.exists() else None for path in paths}
     return found if any(found.values()) else None
 
 

@@ -6,8 +6,10 @@ Does not belong here: networks, losses, training, measures (`segmentation/`), wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["segmentation_stages"]
 
+log = logging.getLogger(__name__)
+
 MODEL = "attention_unet"
+TOOLS = ("relevance-assets", "torch", "nibabel", "scipy")  # that values depend on
 CLASSES = {1: "ventricle", 2: "wmh"}
 MASKS = {"ventricle": "ventricles", "wmh": "lesions"}  # class: what `lesions.sources` calls its mask
 
@@ -89,11 +94,15 @@ def _trained_models(workspace: Workspace) -> Stage:
     def make(fold: str) -> Done:
         from relevance_assets.segmentation.fit import fit
 
-        frame = divided(fold)
-        sets = {
-            name: [_labelled(workspace, scan) for scan in frame.filter(pl.col("set") == name)["scan"]]
-            for name in ("train", "validation")
-        }
+        frame, left_out = divided(fold), []
+        sets: dict[str, list[tuple[LabelledScan, np.ndarray]]] = {"train": [], "validation": []}
+        for scan, role in frame.filter(pl.col("set").is_in(list(sets))).select("scan", "set").iter_rows():
+            try:
+                sets[role].append(_labelled(workspace, scan))
+            except ValueError as error:  # a scan with a bad mask fails by itself in `segmentations`
+                left_out.append(scan)
+                log.warning("trained_models fold %s: left out: %s", fold, " ".join(str(error).split()))
+        frame = frame.filter(~pl.col("scan").is_in(left_out))
         fitted = fit(
             _training(settings, sets["train"]),
             [scan for scan, _ in sets["train"]],
@@ -132,6 +141,7 @@ def _trained_models(workspace: Workspace) -> Stage:
                 "seconds": round(seconds, 1),
                 "scans_train": len(sets["train"]),
                 "scans_validation": len(sets["validation"]),
+                **({"left_out": ", ".join(left_out)} if left_out else {}),
             },
         )
 
@@ -155,6 +165,7 @@ def _trained_models(workspace: Workspace) -> Stage:
         kinds=frozenset({"pytorch"}),
         group="model",
         pool="gpu",
+        lasting=True,  # days of a GPU are in it
     )
 
 
@@ -254,22 +265,16 @@ def _segmentations(workspace: Workspace) -> Stage:
 
         from relevance_assets.imaging.grid import canonical, uncanonical
         from relevance_assets.segmentation.metrics import pooled_counts, scan_metrics
-        from relevance_assets.segmentation.postprocess import in_millimetres
 
-        for path in outputs(scan):
-            path.unlink(missing_ok=True)
+        for path in workspace.segmented_path(scan, settings.name, "lesions").parent.glob(
+            f"{scan}_label-*_desc-*_mask.*"
+        ):
+            path.unlink()  # also those of an earlier name
         found, image, brain = _upright(workspace, scan)
         chosen = networks_for(workspace, scan)
         said = sum(segmenter(fold)(image.data, brain, scan).probabilities for fold in chosen)
         size = voxel_sizes(image.affine)
-        numbers = {name: label for label, name in CLASSES.items()}
-        labels = in_millimetres(
-            np.asarray(said).argmax(axis=0).astype(np.uint8),
-            size,
-            minimum_mm3={numbers[name]: least for name, least in settings.minimum_mm3.items()},
-            radii_mm={numbers[name]: radius for name, radius in settings.opening_mm.items()},
-            connectivity=connectivity,
-        )
+        labels = _cleaned(np.asarray(said).argmax(axis=0).astype(np.uint8), size, settings, connectivity)
         by = chosen[0] if len(chosen) == 1 else "ensemble"
         key = {"scan": pl.lit(scan), "fold": pl.lit(by)}
         rows = _write_masks(workspace, scan, found, uncanonical(labels, found.affine), chosen, float(size.prod()))
@@ -327,23 +332,45 @@ def _segmenters(workspace: Workspace) -> Iterator[Callable[[str], Segmenter]]:
         yield segmenter
 
 
+def _cleaned(labels: np.ndarray, size_mm: np.ndarray, settings: Segmentation, connectivity: int) -> np.ndarray:
+    """Labels without what the study's post-processing removes; the third axis is through the slices."""
+    from relevance_assets.segmentation.postprocess import INFERENCE_RADII, as_published, in_millimetres
+
+    if settings.postprocessing != "millimetres":
+        inference = settings.postprocessing == "published_inference"
+        return as_published(labels, radii=INFERENCE_RADII if inference else None)
+    numbers = {name: label for label, name in CLASSES.items()}
+    return in_millimetres(
+        labels,
+        size_mm.tolist(),
+        minimum_mm3={numbers[name]: least for name, least in settings.minimum_mm3.items()},
+        radii_mm={numbers[name]: radius for name, radius in settings.opening_mm.items()},
+        connectivity=connectivity,
+    )
+
+
 def _write_masks(
     workspace: Workspace, scan: str, found: Image, labels: np.ndarray, chosen: list[str], voxel_mm3: float
 ) -> list[dict[str, Any]]:
     """One mask per class on the image's own grid, with its sidecar; rows of table `segmentations`."""
     from relevance_assets.imaging.volumes import save_volume
 
-    name = settings_of(workspace).name
-    models = [upstream(workspace, "trained_models", fold) for fold in chosen]
-    first = workspace.study.contrasts[0].name
-    source = dict(workspace.read("raw_scans", scan).select("image", "path").iter_rows())[first]
+    settings = settings_of(workspace)
+    raw = workspace.read("raw_scans", scan).filter(image=workspace.study.contrasts[0].name).row(0, named=True)
+    about = {
+        "Sources": [f"bids:raw:{raw['path']}"],
+        "SourceSha256": raw["sha256"],
+        "SegmentedBy": {fold: upstream(workspace, "trained_models", fold) for fold in chosen},
+        "Seed": settings.seed,
+        "Settings": settings.applied(),
+        "Software": {name: version(name) for name in TOOLS},
+    }
     rows = []
     for label, tissue in CLASSES.items():
-        path = mask_files(workspace, scan, name)[MASKS[tissue]]
+        path = mask_files(workspace, scan, settings.name)[MASKS[tissue]]
         inside = labels == label
         save_volume(path, inside, found.affine, "uint8")
-        about = {"Type": "ROI" if tissue == "ventricle" else "Lesion", "Sources": [f"bids:raw:{source}"]}
-        write_json(sidecar(path), about | {"SegmentedBy": dict(zip(chosen, models, strict=True))})
+        write_json(sidecar(path), {"Type": "ROI" if tissue == "ventricle" else "Lesion", **about})
         voxels = int(inside.sum())
         row = {"class": tissue, "path": workspace.relative(path), "sha256": sha256(path)}
         rows.append(row | {"voxels": voxels, "volume_mm3": voxels * voxel_mm3})

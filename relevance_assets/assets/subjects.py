@@ -54,8 +54,8 @@ def _subject_table(workspace: Workspace) -> Stage:
     return Stage(
         name="subject_table",
         version="1",
-        description="One row per person: brain, ventricles, and lesions by zone. From the first scan of each that has "
-        "lesions measured, or a finished table that was imported.",
+        description="One row per person: brain, ventricles, and lesions by zone. From the first scan of each whose "
+        "lesions have zones, or a finished table that was imported.",
         tables=("subjects",),
         items=lambda: [ALL],
         inputs=inputs,
@@ -82,7 +82,8 @@ def _from_images(workspace: Workspace, source: str, rule: str) -> pl.DataFrame:
     totals = workspace.read("lesion_totals").filter(pl.col("source") == source)
     wide = zones.join(totals, on="scan").join(_persons(workspace), on="scan")
     wide = wide.rename({"intracranial_mm3": "intracranial", "ventricle_mm3": "ventricle"})
-    first = first_scans(wide.sort("scan"), "lesion")
+    # whose zones are not known (no ventricles found) says nothing about any group
+    first = first_scans(wide.drop_nulls(PARTS).sort("scan"), "lesion")
     sex = pl.col("sex").str.to_uppercase().str.head(1)
     known = first.with_columns(sex=pl.when(sex.is_in(["F", "M"])).then(sex), unit=pl.lit("mm³"))
     return known.select(*SUBJECTS, "scan", "unit").with_columns(pl.col(PARTS).cast(pl.Float64))

@@ -92,10 +92,8 @@ def fold_people(frame: pl.DataFrame, split: Split) -> pl.DataFrame:
     """
     people = frame["participant_id"].unique().sort().to_list()
     if len(people) < split.folds:
-        raise SplitError(
-            f"{len(people)} people with masks are too few for {split.folds} folds; add masks or set split.folds to "
-            "their number"
-        )
+        remedy = "set split.folds to their number" if len(people) > 1 else "do without the network (segmentation: null)"
+        raise SplitError(f"people with masks: {len(people)}, too few for {split.folds} folds; add masks or {remedy}")
     order = np.random.default_rng(split.seed).permutation(len(people))
     sides = {person: int(place) % split.folds for person, place in zip(people, np.argsort(order), strict=True)}
     fold = pl.col("participant_id").replace_strict(sides, return_dtype=pl.Int64)

@@ -175,8 +175,8 @@ def burden(
     rule
         Name in the table.
     zones, labels : one shape
-        A zone's code and a lesion's number for each voxel; where the number is 0 there is no lesion. What has a number
-        but no zone counts among "all" only.
+        A zone's code and a lesion's number for each voxel; where the number is 0 there is no lesion. Where a voxel has
+        a number but no zone (no ventricles to measure from), nothing is known of any zone.
     voxel_mm3
     intracranial_mm3
         Volume inside the skull, for its share; None if unknown.
@@ -185,6 +185,7 @@ def burden(
     -------
     Four rows: all, periventricular, paraventricular, juxtacortical.
 
+    - voxels, volume, count and shares of the zones: null where a lesion's zone is not known
     - count: lesions with a voxel there; a lesion that is split counts in each of its zones
     - share: of the lesion volume; null, not 0, where there is no lesion
     - share_of_intracranial: of the volume inside the skull, null where that is unknown
@@ -197,8 +198,12 @@ def burden(
         raise ValueError(f"the intracranial volume must be above 0, not {intracranial_mm3}")
     inside = labels > 0
     codes, numbers = zones[inside], labels[inside]
-    rows = []
+    unknown = bool((codes == 0).any())
+    rows: list[tuple[str | float | None, ...]] = []
     for name, here in (("all", np.ones(len(codes), bool)), *((n, codes == c) for c, n in enumerate(ZONES, 1))):
+        if unknown and name != "all":
+            rows.append((rule, name, *(None for _ in range(len(BURDEN) - 2))))
+            continue
         voxels = int(here.sum())
         volume = voxels * voxel_mm3
         share = voxels / len(codes) if len(codes) else None

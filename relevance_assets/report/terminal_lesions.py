@@ -52,7 +52,7 @@ def _agreement(study: Study, store: Store) -> RenderableType | None:
         frame.sort("source", "rule_a", "rule_b")
         .group_by("source", "rule_a", "rule_b", maintain_order=True)
         .agg(
-            equal=(pl.col("equal") * pl.col("voxels")).sum() / pl.col("voxels").sum(),
+            equal=((pl.col("equal") * pl.col("voxels")).sum() / pl.col("voxels").sum()).fill_nan(None),
             kappa=pl.col("kappa").median(),
             scans=pl.col("equal").count(),
         )

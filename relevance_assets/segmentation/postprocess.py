@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["as_published", "ball", "disk", "in_millimetres", "remove_small", "structure"]
+__all__ = ["INFERENCE_RADII", "as_published", "ball", "disk", "in_millimetres", "remove_small", "structure"]
 
+INFERENCE_RADII = {2: 1}  # of the study's inference script: lesions only
 NEIGHBOURS = {4: (2, 1), 8: (2, 2), 6: (3, 1), 18: (3, 2), 26: (3, 3)}
 
 
@@ -54,7 +55,7 @@ def as_published(labels: np.ndarray, *, minimum_pixels: int = 5, radii: Mapping[
         4-connected objects with fewer are removed.
     radii
         Radius in pixels of the disk for the opening, per class; {1: 2, 2: 2} where None. The study's inference opens
-        with {2: 1}: WMH only. A class that is not named is not opened.
+        with `INFERENCE_RADII`. A class that is not named is not opened.
 
     Returns
     -------

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from relevance_assets.segmentation.metrics import pooled
+from relevance_assets.statistics.groups import FEWEST
 from relevance_assets.statistics.resampling import draw_weights, percentile_interval
 from relevance_assets.study import Statistics
 
@@ -50,7 +51,8 @@ def summary(scores: pl.DataFrame, counts: pl.DataFrame, settings: Statistics) ->
     Returns
     -------
     DataFrame, columns of `SUMMARY`
-        form: `mean_over_scans`, or `pooled_as_published`, which has no interval. n: scans.
+        form: `mean_over_scans`, or `pooled_as_published`, which has no interval. n: scans. No interval of fewer than
+        five people either.
     """
     rows: list[dict[str, Any]] = []
     for (name, metric), part in scores.drop_nulls("value").group_by("class", "metric", maintain_order=True):
@@ -80,13 +82,15 @@ def source_agreement(burdens: pl.DataFrame, sources: Sequence[str], settings: St
     Returns
     -------
     DataFrame, columns of `AGREEMENT`
-        Over the n scans that both sources have: Pearson's r; Lin's concordance 2 s_ab / (s_a^2 + s_b^2 + (m_a - m_b)^2)
-        (Lin 1989, Biometrics 45:255) with its interval; mean difference b - a and limits of agreement, 1.96 standard
-        deviations (n - 1) to both sides (Bland & Altman 1986). Null where undefined.
+        Over the n scans of which both sources know the volume: Pearson's r; Lin's concordance 2 s_ab / (s_a^2 + s_b^2 +
+        (m_a - m_b)^2) (Lin 1989, Biometrics 45:255) with its interval, of five people or more; mean difference b - a
+        and limits of agreement, 1.96 standard deviations (n - 1) to both sides (Bland & Altman 1986). Null where
+        undefined.
     """
     rows = []
     for a, b in combinations(sources, 2):
-        pairs = burdens.filter(source=a).join(burdens.filter(source=b), on=["scan", "rule", "zone"], suffix="_b")
+        known = burdens.drop_nulls("volume_mm3")
+        pairs = known.filter(source=a).join(known.filter(source=b), on=["scan", "rule", "zone"], suffix="_b")
         for (rule, zone), part in pairs.sort("scan").group_by("rule", "zone", maintain_order=True):
             x, y = part["volume_mm3"].to_numpy(), part["volume_mm3_b"].to_numpy()
             seed = [settings.seed, zlib.crc32(f"{a} {b} {rule} {zone}".encode())]
@@ -139,7 +143,9 @@ def _concordance(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarra
 def _resampled(
     persons: list[str], settings: Statistics, seed: list[int], measure: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """A measure of the weights of every resample of people, some hundred resamples at a time."""
+    """A measure of the weights of every resample of people, some hundred resamples at a time; none of too few."""
+    if len(set(persons)) < FEWEST:
+        return np.empty(0)
     random = np.random.default_rng(seed)
     weights = draw_weights(persons, len(persons), settings.bootstrap, random)
     return np.concatenate([measure(part) for part in np.array_split(weights, -(-len(weights) // 500))])

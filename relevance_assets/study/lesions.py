@@ -16,6 +16,18 @@ from relevance_assets.study.training import Augmentation
 __all__ = ["Changes", "Lesions", "MaskSource", "Segmentation", "Zones"]
 
 
+#: What each loss of a segmentation network can be told (`segmentation.losses`).
+LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
+    "cross_entropy": (),
+    "dice": ("background",),
+    "dice_ce": ("dice_share", "background"),
+    "focal": ("alpha", "gamma"),
+    "tversky": ("alpha", "beta", "background"),
+    "unified_focal": ("gamma", "delta", "background"),
+}
+APPLIED = {"flips", "overlap", "postprocessing", "opening_mm", "minimum_mm3"}
+
+
 class MaskSource(Settings):
     """Masks made elsewhere (by hand, LST-AI, SAMSEG), on the grid of the study's first contrast; voxels > 0 count.
 
@@ -120,9 +132,24 @@ class Segmentation(Settings):
     intensity_shift: float = Field(default=0.0, ge=0)
     flips: bool = Field(default=True, description="probabilities are the mean over the scan and its mirror image")
     overlap: float = Field(default=0.5, ge=0, lt=1, description="of a 3D network's windows")
+    postprocessing: Literal["millimetres", "published", "published_inference"] = Field(
+        default="millimetres", description="or slice by slice: 5 pixels and a disk of 2, or of 1 for lesions only"
+    )
     opening_mm: dict[Tissue, float] = Field(default={}, description="radius of the ball that opens a class")
     minimum_mm3: dict[Tissue, float] = Field(default={}, description="smaller pieces of a class are removed")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _makes_a_network(self) -> Segmentation:
+        if len(self.widths) < 2 or any(width < 2 or width % 2 for width in self.widths):
+            raise ValueError(f"segmentation.widths {self.widths}: at least two levels, each of an even number")
+        unknown = sorted(set(self.loss_options) - set(LOSS_OPTIONS[self.loss]))
+        if unknown:
+            known = ", ".join(LOSS_OPTIONS[self.loss]) or "none"
+            raise ValueError(f"segmentation.loss_options: {self.loss} has no {unknown[0]!r}; it has {known}")
+        if self.postprocessing != "millimetres" and (self.opening_mm or self.minimum_mm3):
+            raise ValueError("segmentation: opening_mm and minimum_mm3 belong to postprocessing: millimetres")
+        return self
 
     @model_validator(mode="after")
     def _size_of_dims(self) -> Segmentation:
@@ -134,7 +161,7 @@ class Segmentation(Settings):
 
     def applied(self) -> dict[str, Any]:
         """What decides over masks beside the trained networks."""
-        return self.model_dump(mode="json", include={"flips", "overlap", "opening_mm", "minimum_mm3"})
+        return self.model_dump(mode="json", include=APPLIED)
 
     def trained(self) -> dict[str, Any]:
         """What decides over the networks."""

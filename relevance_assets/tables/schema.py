@@ -368,7 +368,7 @@ _ALL = (
         _SCAN, _CLASS,
         _text("metric", "'dice', 'iou', 'precision', 'recall' (of voxels), 'hd95_mm', 'assd_mm', "
               "'volume_difference_mm3' (found minus true), 'volume_difference_relative', 'lesion_precision', "
-              "'lesion_recall', 'lesion_f1'"),
+              "'lesion_recall', 'lesion_f1' (pieces by the study's lesions.connectivity, 26 neighbours if not set)"),
     ), (
         _real("value", "null where undefined, as Dice where neither mask has a voxel", nullable=True),
         _text("fold", _LEFT_OUT),
@@ -432,9 +432,9 @@ _ALL = (
         _SCAN, _SOURCE, _RULE,
         _text("zone", "'all', 'periventricular', 'paraventricular' or 'juxtacortical'"),
     ), (
-        _whole("voxels", "voxels of the native grid"),
-        _real("volume_mm3", "volume, mm³; 0 without a lesion"),
-        _whole("count", "lesions with a voxel there"),
+        _whole("voxels", "voxels of the native grid; null where a lesion's zone is not known", nullable=True),
+        _real("volume_mm3", "volume, mm³; 0 without a lesion, null where a lesion's zone is not known", nullable=True),
+        _whole("count", "lesions with a voxel there", nullable=True),
         _real("share", "of the lesion volume; null without a lesion", nullable=True),
         _real("share_of_intracranial", "of the volume of the brain mask", nullable=True),
     )),
@@ -461,8 +461,8 @@ _ALL = (
         _text("zone", "'all', 'periventricular', 'paraventricular' or 'juxtacortical'"),
     ), (
         _real("value", "the threshold then, mm or mm³"),
-        _real("volume_mm3", "volume, mm³"),
-        _whole("count", "lesions with a voxel there"),
+        _real("volume_mm3", "volume, mm³; null where a lesion's zone is not known", nullable=True),
+        _whole("count", "lesions with a voxel there", nullable=True),
     )),
     _table("lesion_changes", "What became of lesions since the person's visit before, half-way between both.", (
         _SCAN, _SOURCE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import nibabel as nib
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from lesion_cohort import PEOPLE, SHAPE, VOXEL, ZONES, Made, affine, mask_of, planted, prepared
 
 from relevance_assets.assets.forgetting import NotForgotten, check_forgettable
 from relevance_assets.cohort.subjects import SUBJECTS
-from relevance_assets.configuration import SettingsError, load_studies, remember
+from relevance_assets.configuration import DEFINITIONS, SettingsError, load_studies, read_settings, remember
 from relevance_assets.home import Home
 from relevance_assets.imaging.volumes import save_volume
+
+NETWORK = {"segmentation": {"learn_from": "truth"}}
 
 
 @pytest.fixture
@@ -132,11 +136,17 @@ def test_a_finished_table_needs_no_images(made: Made, tmp_path: Path) -> None:
         ({"lesions.source": "manual"}, "no source 'manual'; there are truth"),
         ({"lesions": None, "segmentation": None}, "model: needed"),
         ({"lesions": None}, "model: needed"),
-        ({"segmentation.learn_from": "manual"}, "learn_from: no source 'manual'; there are truth"),
-        ({"segmentation.name": "truth"}, "segmentation.name: truth is one of lesions.sources"),
-        ({"segmentation.dims": 3}, "dims 3 needs size, of several slices"),
-        ({"segmentation.size": [32, 32, 2]}, "a 2D network takes slices"),
-        ({"segmentation.loss": "hinge"}, "segmentation.loss"),
+        ({"segmentation": {"learn_from": "manual"}}, "learn_from: no source 'manual'; there are truth"),
+        (NETWORK | {"segmentation.name": "truth"}, "segmentation.name: truth is one of lesions.sources"),
+        (NETWORK | {"segmentation.dims": 3}, "dims 3 needs size, of several slices"),
+        (NETWORK | {"segmentation.size": [32, 32, 2]}, "a 2D network takes slices"),
+        (NETWORK | {"segmentation.loss": "hinge"}, "segmentation.loss"),
+        (
+            NETWORK | {"segmentation.loss_options": {"alpha": 3}},
+            "dice_ce has no 'alpha'; it has dice_share, background",
+        ),
+        (NETWORK | {"segmentation.widths": [16, 31]}, "at least two levels, each of an even number"),
+        (NETWORK | {"segmentation": None, "cohort.subjects": "x.csv", "lesions": None}, "model: needed"),
         ({"model": {"name": "mrinet"}}, "cohort.target: needed; model, cohort.target and methods go together"),
         ({"lesions.zones.cortex_edge_mm": -1}, "greater than or equal to 0"),
     ],
@@ -147,6 +157,56 @@ def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], said
     with pytest.raises(SettingsError) as caught:
         load_studies(home)
     assert said in str(caught.value)
+
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "lesions.md"
+
+
+def test_settings_of_the_guide_and_of_the_files_beside_the_study(tmp_path: Path) -> None:
+    """Every YAML that a reader may copy is a study."""
+    blocks = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    first = yaml.safe_load(blocks[0])
+    for number, settings in enumerate(
+        [
+            first,
+            first | yaml.safe_load(blocks[1]),
+            *(read_settings(DEFINITIONS / "lesion_profile" / f"{name}.yaml") for name in ("paper", "synthetic")),
+        ]
+    ):
+        home = Home(tmp_path / str(number))
+        remember(home, "lesion_profile", settings)
+        assert (load_studies(home)["lesion_profile"].segmentation is None) == (number == 0)
+
+
+def test_what_a_loss_can_be_told_is_what_it_takes() -> None:
+    from relevance_assets.segmentation.losses import LOSSES
+    from relevance_assets.study.lesions import LOSS_OPTIONS
+
+    assert {name: set(options) for name, options in LOSS_OPTIONS.items()} == {
+        name: set(defaults) for name, (_, defaults) in LOSSES.items()
+    }
+
+
+def test_the_papers_network_has_its_size(tmp_path: Path) -> None:
+    """31,380,327 trained numbers (MS-DeepBrain-Study)."""
+    from relevance_assets.segmentation.networks import AttentionUNet
+
+    remember(Home(tmp_path), "lesion_profile", read_settings(DEFINITIONS / "lesion_profile" / "paper.yaml"))
+    settings = load_studies(Home(tmp_path))["lesion_profile"].segmentation
+    assert settings is not None
+    network = AttentionUNet(1, 3, **settings.model_dump(include={"dims", "widths", "norm", "gates"}))
+    assert sum(each.numel() for each in network.parameters()) == 31_380_327
+
+
+def test_a_lesion_without_ventricles_to_measure_from_has_no_zone(made: Made) -> None:
+    """Nothing is known, which is not nothing: null, and nobody's row in the subject table."""
+    image = nib.load(mask_of(made, "sub-2", "ventricles"))
+    save_volume(mask_of(made, "sub-2", "ventricles"), np.zeros(SHAPE), image.affine, np.uint8)
+    made.run("lesions", "subject_table")
+    burden = made.table("lesion_burden").filter((pl.col("scan") == "sub-2") & (pl.col("rule") == "lesion_3d"))
+    assert dict(burden.select("zone", "volume_mm3").iter_rows()) == {"all": 54.0, **dict.fromkeys(ZONES)}
+    assert made.table("subjects")["participant_id"].to_list() == ["sub-1", "sub-3", "sub-4"]
 
 
 def block(x: int, *, length: int) -> np.ndarray:

@@ -189,19 +189,66 @@ def test_what_is_removed_of_masks_is_a_setting_of_their_own(made: Made) -> None:
     assert before["ventricle"] > 0
 
 
-def test_too_few_people_and_wrong_masks_are_named(tmp_path: Path) -> None:
+def test_too_few_people_are_counted_and_the_way_out_named(tmp_path: Path) -> None:
     write_cohort(tmp_path / "bids")
     made = prepared(tmp_path, segmentation=TINY, split={"folds": 5})
     reason = str(made.run("splits")["all"].reason)
-    assert "4 people with masks are too few for 5 folds; add masks or set split.folds to their number" in reason
-    remember(made.home, "lesion_profile", {"split.folds": 2})
-    made.run("splits")
+    assert "people with masks: 4, too few for 5 folds; add masks or set split.folds to their number" in reason
+    for scan in set(PEOPLE) - {"sub-2"}:
+        for label in ("lesion", "ventricles"):
+            mask_of(made, scan, label).unlink()
+    reason = str(made.run("splits")["all"].reason)
+    assert (
+        "people with masks: 1, too few for 5 folds; add masks or do without the network (segmentation: null)" in reason
+    )
+
+
+def test_a_bad_mask_is_its_scans_fault_alone(made: Made) -> None:
+    """The others are learnt from, segmented and measured; the network that there was stays if nothing can be learnt."""
     other = affine()
     other[0, 3] += 1
     save_volume(mask_of(made, "sub-3"), planted({}), other, np.uint8)
-    outcomes = made.run("trained_models")
-    (failed,) = [one for one in outcomes.values() if one.outcome == "failed"]
-    assert "sub-3_label-lesion_mask.nii.gz: not on the grid of the first contrast" in str(failed.reason)
+    made.run("splits")
+    assert {one.outcome for one in made.run("trained_models").values()} == {"ok"}
+    assert "sub-3" not in set(made.table("training_scans").filter(pl.col("set") != "test")["scan"])
+    failed = {scan: one.reason for scan, one in made.run("segmentations").items() if one.outcome == "failed"}
+    assert list(failed) == ["sub-3"]
+    assert "sub-3_label-lesion_mask.nii.gz: not on the grid of the first contrast" in str(failed["sub-3"])
+    assert [scan for scan, one in made.run("lesions").items() if one.outcome == "failed"] == ["sub-3"]
+    networks = [made.home.model("lesion_profile", fold) / "segmentation.pt" for fold in (0, 1)]
+    before = [sha256(path) for path in networks]
+    for scan in PEOPLE:
+        save_volume(mask_of(made, scan), planted({}), other, np.uint8)
+    assert {one.outcome for one in made.run("trained_models").values()} == {"failed"}
+    assert [sha256(path) for path in networks] == before
+    assert made.table("models").height == 2
+
+
+def test_published_post_processing_and_what_a_mask_says_of_its_making(made: Made) -> None:
+    """Slice by slice an opening with a disk of 2 pixels leaves nothing thinner than five."""
+    remember(made.home, "lesion_profile", {"segmentation.postprocessing": "published", "segmentation.name": "unet"})
+    assert not any(one.skipped for one in made.run("segmentations").values())
+    folder = made.workspace.segmented_path("sub-1", "unet", "ventricles").parent
+    assert list(folder.glob("*_desc-network_mask*")) == [], "masks of the earlier name are gone"
+    path = made.workspace.segmented_path("sub-1", "unet", "ventricles")
+    for plane in np.moveaxis(np.asanyarray(nib.load(path).dataobj), 2, 0):
+        rows, columns = (plane.any(axis=axis).sum() for axis in (1, 0))
+        assert not plane.any() or (rows >= 5 and columns >= 5)
+    about = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+    assert about["Settings"]["postprocessing"] == "published"
+    assert about["SourceSha256"] == sha256(made.bids / "sub-1" / "anat" / "sub-1_FLAIR.nii.gz")
+
+
+def test_masks_that_come_later_are_learnt_from_when_all_is_divided_anew(made: Made) -> None:
+    """Counted until then."""
+    table = made.bids / "participants.tsv"
+    table.write_text(table.read_text() + "sub-9\t50\tF\tMS\n")
+    for place in (made.bids, made.bids / "derivatives" / "truth"):
+        shutil.copytree(place / "sub-3", place / "sub-9")
+        for path in sorted((place / "sub-9").rglob("sub-3_*")):
+            path.rename(path.with_name(path.name.replace("sub-3", "sub-9")))
+    found = made.run("participants", "raw_scans", "prepared_volumes", "splits")["all"]
+    assert found.metadata["scans_with_masks_not_learnt_from"] == 1
 
 
 def test_blocks_of_thick_slices(tmp_path: Path) -> None:

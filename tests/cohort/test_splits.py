@@ -160,7 +160,7 @@ def test_folds_of_people_without_a_target(people: int, folds: int, seed: int) ->
     frame = cohort(people, seed).drop("target")
     split = Split(folds=folds, seed=seed)
     if people < folds:
-        with pytest.raises(SplitError, match="people with masks are too few"):
+        with pytest.raises(SplitError, match=f"people with masks: {people}, too few for {folds} folds"):
             fold_people(frame, split)
         return
     found = fold_people(frame.sample(fraction=1, shuffle=True, seed=seed), split)

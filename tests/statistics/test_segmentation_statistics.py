@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 import pytest
@@ -72,16 +74,18 @@ def test_only_scans_of_both_sources_count() -> None:
 
 
 def test_visits_of_a_person_are_drawn_together() -> None:
-    """One person with all scans: every resample is the sample, and the interval a point."""
-    scans = [f"sub-1_ses-{number}" for number in range(6)]
-    row = source_agreement(burdens([1, 2, 3, 4, 5, 9], [2, 2, 3, 5, 5, 7], scans), ["a", "b"], SETTINGS).row(
-        0, named=True
-    )
+    """Five people with the same two scans each: every resample is the sample, and the interval a point."""
+    scans = [f"sub-{person}_ses-{visit}" for person in range(5) for visit in (1, 2)]
+    row = source_agreement(burdens([1, 5] * 5, [2, 5] * 5, scans), ["a", "b"], SETTINGS).row(0, named=True)
+    assert row["n"] == 10
     assert row["ci_low"] == pytest.approx(row["concordance"])
     assert row["ci_high"] == pytest.approx(row["concordance"])
+    few = source_agreement(burdens([1, 5] * 4, [2, 5] * 4, scans[:8]), ["a", "b"], SETTINGS).row(0, named=True)
+    assert (few["ci_low"], few["resamples"]) == (None, 0), "four people have no interval"
+    assert few["concordance"] == pytest.approx(row["concordance"])
 
 
-def scores(values: list[float | None]) -> pl.DataFrame:
+def scores(values: Sequence[float | None]) -> pl.DataFrame:
     frame = pl.DataFrame({"scan": [f"sub-{n}" for n in range(len(values))], "value": values})
     return frame.with_columns(pl.col("value").cast(pl.Float64), metric=pl.lit("dice"), **{"class": pl.lit("wmh")})
 
@@ -98,18 +102,19 @@ def counts(rows: list[tuple[int, int, int]]) -> pl.DataFrame:
 
 
 def test_means_over_scans_beside_the_pooled_form() -> None:
-    values: list[float | None] = [0.2, 0.9, 0.7, None]
-    frame = summary(scores(values), counts([(1, 5, 5), (9, 10, 10), (7, 10, 10), (0, 0, 0)]), SETTINGS)
+    known = [0.2, 0.9, 0.7, 0.4, 0.8]
+    pixels = [(1, 5, 5), (9, 10, 10), (7, 10, 10), (2, 5, 5), (8, 10, 10), (0, 0, 0)]
+    frame = summary(scores([*known, None]), counts(pixels), SETTINGS)
     mean = frame.row(by_predicate=pl.col("form") == "mean_over_scans", named=True)
     assert mean["value"] == pytest.approx(0.6)
-    assert mean["n"] == 3  # a scan without a value is none of them
+    assert mean["n"] == 5  # a scan without a value is none of them
     random = np.random.default_rng(0)
-    draws = [random.choice([0.2, 0.9, 0.7], 3).mean() for _ in range(20_000)]
-    np.testing.assert_allclose([mean["ci_low"], mean["ci_high"]], np.quantile(draws, [0.025, 0.975]), atol=0.07)
+    draws = [random.choice(known, 5).mean() for _ in range(20_000)]
+    np.testing.assert_allclose([mean["ci_low"], mean["ci_high"]], np.quantile(draws, [0.025, 0.975]), atol=0.03)
     pooled = dict(frame.filter(form="pooled_as_published", **{"class": "wmh"}).select("metric", "value").iter_rows())
-    assert pooled["dice"] == pytest.approx(34 / 50, abs=1e-6)
-    assert pooled["precision"] == pytest.approx(17 / 25, abs=1e-6)
-    assert pooled["hd95_mm"] == pytest.approx(0.5 * 12 / 8)
+    assert pooled["dice"] == pytest.approx(54 / 80, abs=1e-6)
+    assert pooled["precision"] == pytest.approx(27 / 40, abs=1e-6)
+    assert pooled["hd95_mm"] == pytest.approx(0.5 * 18 / 12)
     every = frame.row(by_predicate=(pl.col("class") == "all") & (pl.col("metric") == "accuracy"), named=True)
-    assert every["value"] == pytest.approx(1 - (8 + 2 + 6) / 400)
-    assert (every["n"], every["ci_low"]) == (4, None)
+    assert every["value"] == pytest.approx(1 - (8 + 2 + 6 + 6 + 4) / 600)
+    assert (every["n"], every["ci_low"]) == (6, None)
