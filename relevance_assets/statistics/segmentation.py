@@ -61,9 +61,7 @@ def summary(scores: pl.DataFrame, counts: pl.DataFrame, settings: Statistics) ->
         row = {"class": name, "metric": metric, "form": "mean_over_scans", "value": float(values.mean())}
         rows.append(row | {"ci_low": low, "ci_high": high, "n": len(values), "resamples": resamples})
     scans = counts["scan"].n_unique()
-    rows += [
-        row | {"form": "pooled_as_published", "n": scans} for row in pooled(counts).iter_rows(named=True)
-    ]
+    rows += [row | {"form": "pooled_as_published", "n": scans} for row in pooled(counts).iter_rows(named=True)]
     return pl.DataFrame(rows, schema=SUMMARY)
 
 
