@@ -284,6 +284,7 @@ def _costs(workspace: Workspace) -> dict[str, float]:
     import torch
 
     from relevance_assets.imaging.volumes import load_volume
+    from relevance_assets.precision import one_thread
     from relevance_assets.relevance.cost import passes
     from relevance_assets.training.checkpoint import load
 
@@ -294,5 +295,6 @@ def _costs(workspace: Workspace) -> dict[str, float]:
     random = np.random.default_rng(0)
     images = random.random((len(study.contrasts), *brain.shape))
     covariates = random.random(len(study.cohort.covariates))
-    with torch.random.fork_rng(devices=[]):
+    # operations of so small a scan wait longer for a second thread than it saves
+    with torch.random.fork_rng(devices=[]), one_thread():
         return passes(model, study.methods, images, covariates, brain)

@@ -21,6 +21,7 @@ from relevance_assets.assets.stages import Outcome, Stage, Work, begin, lost, ru
 from relevance_assets.assets.workspace import Workspace
 from relevance_assets.home import Home
 from relevance_assets.study import Study
+from relevance_assets.usage import keep_memory
 
 __all__ = ["run_in_processes"]
 
@@ -97,6 +98,7 @@ def _open(study: str, home: str, parent: int) -> None:
 
     from relevance_assets.assets.chain import study_stages
 
+    keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the parent's, which ends us
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     workspace = Workspace(Study.model_validate_json(study), Home(Path(home)))

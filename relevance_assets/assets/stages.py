@@ -27,7 +27,7 @@ import polars as pl
 from relevance_assets.assets.owners import ASSET_OF
 from relevance_assets.assets.workspace import ALL, Workspace
 from relevance_assets.files import fingerprint
-from relevance_assets.usage import peak_mb
+from relevance_assets.usage import keep_memory, peak_mb
 
 __all__ = [
     "ALL",
@@ -255,6 +255,7 @@ def run_items(
     if not todo:
         return outcomes
     workspace.describe_dataset()
+    keep_memory()
     watcher = WATCHER.get()
     if _on_cpus(stage) and min(workers(), len(todo) // WORTH_A_PROCESS) > 1:
         from relevance_assets.assets.processes import run_in_processes

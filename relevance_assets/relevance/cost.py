@@ -58,12 +58,13 @@ def passes(
         torch.autograd.grad(network(x, p).sum(), x)
 
     one = _flops(unit)
-    found = {}
-    for name, chosen in {**{name: {name: method} for name, method in methods.items()}, TOGETHER: methods}.items():
-        scenarios = Scenarios(model, chosen)
-        scenarios(images, covariates, brain)  # traces
-        found[name] = _flops(lambda scenarios=scenarios: scenarios(images, covariates, brain)) / one
-    return found
+    scenarios = Scenarios(model, methods)
+    scenarios(images, covariates, brain)  # traces
+    counted = {name: [name] for name in methods} | {TOGETHER: list(methods)}
+    return {
+        name: _flops(lambda only=only: scenarios(images, covariates, brain, only)) / one
+        for name, only in counted.items()
+    }
 
 
 def _flops(call: Callable[..., Any]) -> int:

@@ -6,7 +6,7 @@ Belongs here: how a study's method asks the engine; functions of maps. Does not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,7 +175,11 @@ class Scenarios:
             self.gradients = Gradients(model, attention=attention, dtype=gradients, device=device)
 
     def __call__(
-        self, images: ArrayLike, covariates: ArrayLike = (), brain: ArrayLike | None = None
+        self,
+        images: ArrayLike,
+        covariates: ArrayLike = (),
+        brain: ArrayLike | None = None,
+        only: Collection[str] | None = None,
     ) -> dict[str, ScanMaps]:
         """Explain one scan by every method.
 
@@ -186,6 +190,8 @@ class Scenarios:
         covariates : (P,)
         brain : (X, Y, Z) bool
             Voxels that may have relevance, where the method has `mask`.
+        only
+            Names of methods, where not all are wanted.
 
         Raises
         ------
@@ -199,12 +205,14 @@ class Scenarios:
         if not torch.isfinite(p).all():
             raise ValueError("covariates hold NaN or infinite values; correct the participants' table")
         mask = None if brain is None else torch.as_tensor(np.asarray(brain, dtype=bool))
-        found = self._by_gradients(q, p) if self.gradients is not None else {}
+        asked = [name for name in self.methods if only is None or name in only]
+        steps = {name: self.steps[name] for name in asked if name in self.steps}
+        found = self._by_gradients(steps, q, p) if steps else {}
         for masked in (True, False):
-            names = [n for n, method in self.methods.items() if n not in self.steps and method.mask is masked]
+            names = [n for n in asked if n not in steps and self.methods[n].mask is masked]
             if names:
                 found |= self._by_engine(names, q, p, mask if masked else None)
-        return {name: found[name] for name in self.methods}
+        return {name: found[name] for name in asked}
 
     def _by_engine(self, names: Sequence[str], q: Tensor, p: Tensor, mask: Tensor | None) -> dict[str, ScanMaps]:
         """Rules, and baselines that share nothing."""
@@ -222,22 +230,22 @@ class Scenarios:
             result[name] = _without_account(found) if is_baseline(self.composites[name]) else _accounted(found)
         return result
 
-    def _by_gradients(self, q: Tensor, p: Tensor) -> dict[str, ScanMaps]:
+    def _by_gradients(self, steps: Mapping[str, int], q: Tensor, p: Tensor) -> dict[str, ScanMaps]:
         """Saliency (0 steps) is the gradient at the scan, where integrated gradients take their last."""
         assert self.gradients is not None
         found: dict[str, ScanMaps] = {}
-        counts = sorted({steps for steps in self.steps.values() if steps}) or [1]
+        counts = sorted({count for count in steps.values() if count}) or [1]
         for count in counts:
             places = [(step + 1) / count for step in range(count)]  # the right ends of intervals
-            names = [n for n, steps in self.steps.items() if steps == count or (not steps and count == counts[-1])]
+            names = [n for n, steps in steps.items() if steps == count or (not steps and count == counts[-1])]
             weights = {True: [1 / count] * count, False: [0.0] * (count - 1) + [1.0]}  # of the mean, of the last
-            asked = [mean for mean in weights if any(bool(self.steps[name]) is mean for name in names)]
+            asked = [mean for mean in weights if any(bool(steps[name]) is mean for name in names)]
             starts = {self.methods[name].start for name in names}
             line = self.gradients(q, p, starts, places, [weights[mean] for mean in asked])
             for name in names:
                 start = self.methods[name].start
-                image, numbers = (_array(part) for part in line.sums[start][asked.index(bool(self.steps[name]))])
-                if self.steps[name]:
+                image, numbers = (_array(part) for part in line.sums[start][asked.index(bool(steps[name]))])
+                if steps[name]:
                     change = line.output - line.reference if start == "output" else None
                     found[name] = _maps(image * q[0].numpy(), numbers * p[0].numpy(), change)
                 else:

@@ -27,6 +27,9 @@ def test_cost_in_passes() -> None:
     assert 3 < found["ig"] <= 6.5
     assert found["lrp"] == pytest.approx(1, abs=0.05)  # epsilon is gradient x input, layer by layer
     assert max(found["ig"], found["lrp"]) < found[TOGETHER] < found["gradient"] + found["ig"] + found["lrp"]
+    # what all methods share is ready before any is counted, and makes none of them cheaper
+    images = np.random.default_rng(0).random((2, *SHAPE))
+    assert all(passes(model, {name: method}, images, [0.5])[name] == found[name] for name, method in methods.items())
 
 
 def test_a_mask_costs() -> None:

@@ -83,6 +83,19 @@ def test_methods_with_and_without_mask_in_one_study(network, scan):
     near(found["anywhere"].maps, ScanExplainer(network, inside)(images, covariates).maps)
 
 
+def test_some_of_the_methods_are_what_each_finds_alone(network, scan):
+    """To the last bit, also after all were asked for."""
+    scenarios = Scenarios(network, TWELVE)
+    scenarios(*scan)
+    for name, method in TWELVE.items():
+        found = scenarios(*scan, [name])
+        alone = ScanExplainer(network, method)(*scan)
+        assert list(found) == [name]
+        assert np.array_equal(found[name].maps, alone.maps)
+        assert found[name].ledger.equals(alone.ledger)
+    assert list(scenarios(*scan, set(GRADIENTS))) == list(GRADIENTS)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_every_map_by_rules_adds_up(network, scan, name):
     images, covariates, brain = scan
