@@ -110,9 +110,7 @@ def _usable(frame: pl.DataFrame) -> pl.DataFrame:
     return sound.with_columns(pl.Series("slice_id", ids))[order]
 
 
-def _check(
-    slices: pl.DataFrame, how: How, shares: Sequence[float], buffer: int, folds: tuple[int, int] | None
-) -> None:
+def _check(slices: pl.DataFrame, how: How, shares: Sequence[float], buffer: int, folds: tuple[int, int] | None) -> None:
     known = slices["patient"].is_not_null()
     if how not in ("patient", "block", "published"):
         raise SplitError(f"a split by {how!r} is not known; choose patient, block or published")
@@ -158,7 +156,9 @@ def _numbers(people: int, shares: Sequence[float]) -> np.ndarray:
 def _by_fold(slices: pl.DataFrame, validation: int, test: int) -> list[str]:
     numbers = slices["fold"].to_list()
     if None in numbers:
-        raise SplitError(f"{slices['scan'][numbers.index(None)]} has no published fold; add cvind.mat or leave folds out")
+        raise SplitError(
+            f"{slices['scan'][numbers.index(None)]} has no published fold; add cvind.mat or leave folds out"
+        )
     if validation == test or not {validation, test} <= set(numbers):
         raise SplitError(f"folds {validation} and {test} are not two of {sorted(set(numbers))}; choose two of them")
     torn = slices.group_by("participant_id").agg(pl.col("fold").n_unique()).filter(pl.col("fold") > 1)
