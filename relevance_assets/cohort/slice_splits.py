@@ -104,7 +104,7 @@ def _usable(frame: pl.DataFrame) -> pl.DataFrame:
         raise SplitError("no slice can be used; see the problems of the index")
     doubled = sound.filter(pl.col("scan").is_duplicated())
     if not doubled.is_empty():
-        raise SplitError(f"{doubled['scan'].min()} is listed more than once; list it once")
+        raise SplitError(f"{doubled['scan'].sort()[0]} is listed more than once; list it once")
     ids = sound["slice_id"].cast(pl.String).to_list()
     order = sorted(range(len(ids)), key=lambda row: slice_order(ids[row]))
     return sound.with_columns(pl.Series("slice_id", ids))[order]
@@ -163,7 +163,7 @@ def _by_fold(slices: pl.DataFrame, validation: int, test: int) -> list[str]:
         raise SplitError(f"folds {validation} and {test} are not two of {sorted(set(numbers))}; choose two of them")
     torn = slices.group_by("participant_id").agg(pl.col("fold").n_unique()).filter(pl.col("fold") > 1)
     if not torn.is_empty():
-        raise SplitError(f"{torn['participant_id'].min()} is in more than one fold; leave folds out, split by seed")
+        raise SplitError(f"{torn['participant_id'].sort()[0]} is in more than one fold; leave folds out, split by seed")
     return ["validation" if fold == validation else "test" if fold == test else "train" for fold in numbers]
 
 

@@ -198,7 +198,7 @@ def _folds(path: Path | None) -> np.ndarray | None:
     """The published folds by slice number, (n,) integers; None where there is no file."""
     if path is None:
         return None
-    import h5py
+    import h5py  # type: ignore[import-untyped]
     from scipy.io import loadmat
 
     try:
