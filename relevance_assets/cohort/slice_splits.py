@@ -172,10 +172,9 @@ def _leave_out(slices: pl.DataFrame, sides: list[str], buffer: int) -> list[str]
     ids = np.array([int(slice_id) for slice_id in slices["slice_id"]])
     kept = list(sides)
     for last in range(len(ids) - 1):
-        before, after = ids[last], ids[last + 1]
-        if sides[last] != sides[last + 1] and after - before <= 2 * buffer:
-            near = np.flatnonzero((ids > before - buffer) & (ids < after + buffer))
-            for row in near:
+        if sides[last] != sides[last + 1]:
+            border = (ids[last] + ids[last + 1]) / 2  # where numbers are missing, fewer slices need to go
+            for row in np.flatnonzero(np.abs(ids - border) <= buffer):
                 kept[row] = LEFT_OUT
     return kept
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from matlab_slices import write_mat
 from PIL import Image
 
 from relevance_assets.cohort.slice_files import Header, read_header, read_mask, read_slice
 from relevance_assets.imaging.volumes import ScanError
-from matlab_slices import write_mat
 
 RNG = np.random.default_rng(3)
 PICTURE = RNG.integers(0, 256, (5, 7), dtype=np.uint8)  # 5 rows, 7 columns
@@ -38,7 +38,8 @@ def upright(picture: np.ndarray) -> np.ndarray:
 
 def check(path: Path, expected: np.ndarray) -> None:
     image = read_slice(path)
-    assert image.data.dtype == np.float32 and image.data.flags["C_CONTIGUOUS"]
+    assert image.data.dtype == np.float32
+    assert image.data.flags["C_CONTIGUOUS"]
     np.testing.assert_array_equal(image.data[..., 0], upright(expected))
     np.testing.assert_array_equal(image.affine, np.eye(4))
     np.testing.assert_array_equal(np.rot90(image.data[..., 0]), expected)  # as the module's docstring says
@@ -79,7 +80,9 @@ def test_matlab_is_turned_back(tmp_path: Path, shape: tuple[int, int]) -> None:
     assert read_header(tmp_path / "1.mat") == Header(shape, shape, 3, "MR040241B")
 
 
-@pytest.mark.parametrize("values", [MASK, MASK.astype(np.uint8), MASK.astype(np.uint8) * 255, np.repeat(MASK[..., None], 3, 2) * 9])
+@pytest.mark.parametrize(
+    "values", [MASK, MASK.astype(np.uint8), MASK.astype(np.uint8) * 255, np.repeat(MASK[..., None], 3, 2) * 9]
+)
 def test_masks_of_two_values(tmp_path: Path, values: np.ndarray) -> None:
     path = save(tmp_path / "1.png", values.astype(np.uint8) if values.dtype != bool else values)
     mask = read_mask(path)
@@ -154,7 +157,9 @@ def one_line(path: Path, says: str, read: Callable[[Path], object]) -> None:
     with pytest.raises(ScanError) as caught:
         read(path)
     text = str(caught.value)
-    assert says in text and text.startswith(f"{path}: ") and "\n" not in text
+    assert says in text
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
 
 
 def test_a_mask_is_not_guessed(tmp_path: Path) -> None:
@@ -241,7 +246,8 @@ def test_matlab_files_that_are_refused(tmp_path: Path, make: Callable[[Path], No
     make(path)
     with pytest.raises(ScanError, match=says) as caught:
         read_header(path)
-    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
     if "label" not in says and "PID" not in says and "Mask" not in says:
         with pytest.raises(ScanError):
             read_slice(path)

@@ -33,7 +33,8 @@ def plain(folder: Path, lines: list[str], columns: str = "slice_id,class,image,m
 
 def problem(frame: pl.DataFrame, row: int) -> str:
     text = frame["problem"][row]
-    assert isinstance(text, str) and "\n" not in text
+    assert isinstance(text, str)
+    assert "\n" not in text
     assert not is_scan(frame["scan"][row])
     return text
 
@@ -43,10 +44,30 @@ def test_a_plain_folder(tmp_path: Path) -> None:
     frame = index_slices(folder, block=10)
     assert frame.schema == SCHEMA
     assert frame.rows() == [
-        ("sub-block000_ses-7", "sub-block000", "ses-7", "7", None, "pituitary")
-        + (str(folder / "b.png"), str(folder / "a.png"), None, None),
-        ("sub-block001_ses-12", "sub-block001", "ses-12", "12", None, "glioma")
-        + (str(folder / "a.png"), str(folder / "b.png"), None, None),
+        (
+            "sub-block000_ses-7",
+            "sub-block000",
+            "ses-7",
+            "7",
+            None,
+            "pituitary",
+            str(folder / "b.png"),
+            str(folder / "a.png"),
+            None,
+            None,
+        ),
+        (
+            "sub-block001_ses-12",
+            "sub-block001",
+            "ses-12",
+            "12",
+            None,
+            "glioma",
+            str(folder / "a.png"),
+            str(folder / "b.png"),
+            None,
+            None,
+        ),
     ]
 
 
@@ -61,10 +82,11 @@ def test_patients_in_the_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize("byte_order_mark", [b"", b"\xef\xbb\xbf"])
 def test_what_spreadsheets_write(tmp_path: Path, byte_order_mark: bytes) -> None:
     plain(tmp_path, [])
-    text = byte_order_mark + b"slice_id, class ,image,mask,note\r\n1,glioma , a.png,b.png,\"left, deep\"\r\n"
+    text = byte_order_mark + b'slice_id, class ,image,mask,note\r\n1,glioma , a.png,b.png,"left, deep"\r\n'
     (tmp_path / "index.csv").write_bytes(text)
     frame = index_slices(tmp_path)
-    assert frame["problem"].to_list() == [None] and frame["class"].to_list() == ["glioma"]
+    assert frame["problem"].to_list() == [None]
+    assert frame["class"].to_list() == ["glioma"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +159,9 @@ def test_an_index_that_cannot_be_used(tmp_path: Path, content: str | bytes, says
 def refused(folder: Path, says: str) -> None:
     with pytest.raises(DatasetError) as caught:
         index_slices(folder)
-    assert says in str(caught.value) and "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
@@ -178,7 +202,8 @@ def test_the_published_download(download: Path) -> None:
         image, mask = read_slice(path).data[..., 0], read_mask(path)
         assert mask.sum() == mask.size // 32
         np.testing.assert_array_equal(image > 1000, mask)
-        assert mask[0, -1] and not mask[-1, -1]  # left, top
+        assert mask[0, -1]
+        assert not mask[-1, -1]
 
 
 @pytest.mark.parametrize("version", ["4", "5"])
@@ -240,7 +265,8 @@ def test_a_bad_file_leaves_the_others_alone(download: Path, damage: Callable[[Pa
     assert frame.height == 3
     bad = frame.filter(pl.col("problem").is_not_null())
     assert bad.height == (2 if "times" in says else 1)
-    assert says in problem(bad, 0) and str(download) in bad["problem"][0]
+    assert says in problem(bad, 0)
+    assert str(download) in bad["problem"][0]
     assert frame["scan"].n_unique() == 3
     assert "sub-100360_ses-2" in frame["scan"].to_list()
 
@@ -263,7 +289,8 @@ def test_an_index_may_name_matlab_files(download: Path) -> None:
     (download / "index.csv").write_text("\n".join(["slice_id,class,image,mask", *lines]))
     frame = index_slices(download)
     assert frame["scan"][0] == "sub-100360_ses-2"
-    assert "class is glioma, but" in problem(frame, 1) and "says meningioma" in problem(frame, 1)
+    assert "class is glioma, but" in problem(frame, 1)
+    assert "says meningioma" in problem(frame, 1)
 
 
 def test_no_pixels_are_read_and_no_file_twice(download: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,11 +319,15 @@ def test_order_of_slices() -> None:
 
 def test_real_slices(data: Path) -> None:
     frame = index_slices(data / "tumour")
-    assert frame.height == 2109 and frame["problem"].null_count() == 2109
+    assert frame.height == 2109
+    assert frame["problem"].null_count() == 2109
     assert dict(frame["class"].value_counts().iter_rows()) == {"glioma": 976, "pituitary": 654, "meningioma": 479}
-    assert all(map(is_scan, frame["scan"])) and frame["scan"].n_unique() == 2109
+    assert all(map(is_scan, frame["scan"]))
+    assert frame["scan"].n_unique() == 2109
     for image, mask in frame.gather_every(300).select("image", "mask").iter_rows():
         picture, tumour = read_slice(Path(image)).data, read_mask(Path(mask))
-        assert picture.shape == (512, 512, 1) and tumour.shape == (512, 512)
+        assert picture.shape == (512, 512, 1)
+        assert tumour.shape == (512, 512)
         head = picture[..., 0] > 30
-        assert 0 < tumour.mean() < 0.1 and head[tumour].mean() > 0.5  # tumours lie within heads, both upright
+        assert 0 < tumour.mean() < 0.1
+        assert head[tumour].mean() > 0.5
