@@ -9,6 +9,7 @@ Belongs here: the content of one file. Does not belong here: which slices there 
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ PICTURES = (".jpg", ".jpeg", ".png")
 MATLAB = ".mat"
 MAX_PIXELS = 2**24  # 4096 x 4096; a slice has 512 x 512
 GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N")
+#: Errors of the operating system that the file or its path is to blame for; libraries raise some without a number.
+FAULTS = (None, errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 COLOUR = ("P", "PA", "LA", "La", "RGB", "RGBA", "RGBX")
 
 
@@ -154,8 +157,10 @@ def _reading(path: Path, what: str) -> Iterator[io.BufferedReader]:
         raise ScanError(f"{path}: no such file; put it there or take the slice out") from None
     except PermissionError:
         raise PermissionError(f"{path}: may not be read; give the user of this program the right to") from None
+    except MemoryError:
+        raise OSError(errno.ENOMEM, "too little memory to read the slice", str(path)) from None
     except Exception as error:  # libraries raise many kinds for a damaged file: OSError without a number, SyntaxError
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in FAULTS:
             raise
         said = one_line(str(error).split("\n", 1)[0]) or type(error).__name__
         raise ScanError(f"{path}: cannot be read as {what} ({said}); copy or export it again") from None

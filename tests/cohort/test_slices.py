@@ -43,31 +43,10 @@ def test_a_plain_folder(tmp_path: Path) -> None:
     folder = plain(tmp_path / "t", ["12,glioma,a.png,b.png", "007,pituitary,b.png,a.png"])
     frame = index_slices(folder, block=10)
     assert frame.schema == SCHEMA
+    a, b = str(folder / "a.png"), str(folder / "b.png")
     assert frame.rows() == [
-        (
-            "sub-block000_ses-7",
-            "sub-block000",
-            "ses-7",
-            "7",
-            None,
-            "pituitary",
-            str(folder / "b.png"),
-            str(folder / "a.png"),
-            None,
-            None,
-        ),
-        (
-            "sub-block001_ses-12",
-            "sub-block001",
-            "ses-12",
-            "12",
-            None,
-            "glioma",
-            str(folder / "a.png"),
-            str(folder / "b.png"),
-            None,
-            None,
-        ),
+        ("sub-block000_ses-7", "sub-block000", "ses-7", "7", None, "pituitary", b, a, None, None),
+        ("sub-block001_ses-12", "sub-block001", "ses-12", "12", None, "glioma", a, b, None, None),
     ]
 
 
@@ -105,6 +84,9 @@ def test_what_spreadsheets_write(tmp_path: Path, byte_order_mark: bytes) -> None
         ("5,glioma,a.png,none.png", "none.png: no such file"),
         ("5,glioma,a.png,wide.png", "wide.png: image and mask differ in size (4 x 4 and 4 x 6)"),
         ("5,glioma,a.png,index.csv", "index.csv: a slice is .jpg"),
+        ("5,glioma,a.png/a.png,b.png", "png: no such file|png: cannot be read"),
+        (f"5,glioma,{300 * 'a'}.png,b.png", "png: cannot be read as JPEG or PNG"),
+        ("5,glioma,loop.png,b.png", "loop.png: cannot be read as JPEG or PNG"),
         ("1,glioma,a.png,b.png", "is there 2 times"),
         ("01,glioma,a.png,b.png", "is there 2 times"),
         ("5b,glioma,a.png,b.png", "'5b' is no number, and no patient is known"),
@@ -115,10 +97,11 @@ def test_what_spreadsheets_write(tmp_path: Path, byte_order_mark: bytes) -> None
     ],
 )
 def test_a_bad_line_leaves_the_others_alone(tmp_path: Path, line: str, says: str) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
     frame = index_slices(plain(tmp_path, ["1,glioma,a.png,b.png", line, "9,pituitary,a.png,b.png"]))
     assert frame.height == 3
     row = frame["scan"].to_list().index(f"{tmp_path}/index.csv line 3/")
-    assert says in problem(frame, row)
+    assert any(part in problem(frame, row) for part in says.split("|"))
     good = frame.filter(pl.col("problem").is_null())["scan"].to_list()
     assert good == ["sub-block000_ses-1"] * ("times" not in says) + ["sub-block000_ses-9"]
 
