@@ -1,10 +1,11 @@
 """The slices of a folder of 2D pictures, as scans of people: `sub-<patient>_ses-<slice>`.
 
 Two kinds of folder are read: one with `index.csv`, and the brain tumour set as downloaded (figshare 1512427), one
-MATLAB file per slice. Where no patient is known, a person is a block of neighbouring slice numbers. In the published
-order slices are sorted by class, then plane, then patient: neighbours are often one patient, but the axial and the
-coronal slices of that patient lie in different blocks (85 and 309 show the same tumour). So blocks keep neighbours
-together; they do not keep all slices of a patient together, and results from them are still too good.
+MATLAB file per slice. Where no patient is known, a person is a block of neighbouring slice numbers. The published
+numbers stand in runs of one class and one plane, with the patients in much the same order in each: neighbours are
+often one patient, but that patient's slices in another plane lie in another block (83 to 87, axial, and 307 to 311,
+coronal, show the same two tumours). So blocks keep neighbours together, not all slices of a patient: results from them
+are still too good, if less than those of the published split.
 
 Belongs here: which slices there are, whose, and what is wrong with each. Does not belong here: their pixels
 (`slice_files.py`), who is in which set (`slice_splits.py`).
