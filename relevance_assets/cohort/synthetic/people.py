@@ -44,6 +44,7 @@ class Stream(IntEnum):
     VESSELS = 3
     SCANNER = 4
     COHORT = 5
+    TUMOUR = 6
 
 
 def stream(seed: int, subject: int, what: Stream, session: int = 0) -> np.random.Generator:
