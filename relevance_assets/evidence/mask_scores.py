@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["MAP_SCORES", "MASK_SCORES", "QUANTILE", "expected_iou", "mask_overlap", "published_mask", "score_maps"]
 
@@ -60,7 +60,7 @@ def published_mask(relevance: Array, quantile: float = QUANTILE) -> Mask:
     return clipped > threshold
 
 
-def mask_overlap(hits: Array, mask: Array, truth: int, pixels: int) -> dict[str, NDArray[np.float64]]:
+def mask_overlap(hits: ArrayLike, mask: ArrayLike, truth: int, pixels: int) -> dict[str, NDArray[np.float64]]:
     """The overlap scores of masks by their counts of pixels, with the published guards: 0 / 0 is 0.
 
     With h hits, p pixels in the mask, t in the truth, n in the image: iou = h / (p + t - h), dice = 2 h / (p + t),
@@ -256,7 +256,7 @@ def _measure(
     # only the order at these places matters, but for the area under the curve
     ordered = np.sort(values) if auc else np.partition(values, [*low, *high, last, len(values) - 1])
     thresholds = _thresholds(ordered, quantiles)
-    sizes, hits = ([np.count_nonzero(part > t) for t in thresholds] for part in (values, of_truth))
+    sizes, hits = ([int(np.count_nonzero(part > t)) for t in thresholds] for part in (values, of_truth))
     if not target.truth:
         return sizes, hits, [np.nan] * len(MAP_SCORES)
     total, gained = (float(part.clip(0).sum(dtype=np.float64)) for part in (values, of_truth))
