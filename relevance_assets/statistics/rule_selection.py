@@ -52,7 +52,8 @@ COMPARISON = {
     **dict.fromkeys(("stratum_kind", "stratum", "role", "method"), pl.String),
     **_CELL,
     **_NUMBERS,
-    **dict.fromkeys(("chance", "ceiling", "validation", "difference", "difference_low", "difference_high"), pl.Float64),
+    **dict.fromkeys(("chance", "ceiling", "gain", "gain_low", "gain_high", "validation"), pl.Float64),
+    **dict.fromkeys(("difference", "difference_low", "difference_high"), pl.Float64),
     **dict.fromkeys(("p", "p_corrected"), pl.Float64),
     "correction": pl.String,
     **_COUNTS,
@@ -95,7 +96,8 @@ def select_rule(
     the best cell (on validation images) of each part of the grid, `PARTS`; `best_on_test`, which is cheating: chosen on
     the images that it is scored on, so its difference is the loss from honest choice and has neither interval nor p;
     `reference`, each other method. A method with rows for many cells, such as the grid of a network with random
-    weights, is taken at the chosen cell. `validation` is the same row's mean on validation images.
+    weights, is taken at the chosen cell. `validation` is the same row's mean on validation images, `gain` the mean of
+    value - chance.
 
     Intervals: percentile bootstrap over people, the same resamples for all rows of a set. p: random sign flips of
     people (all their differences together), two-sided, (b + 1) / (B + 1). Holm's correction over all differences of one
@@ -149,6 +151,7 @@ def select_rule(
                     "validation": known_or_none(means[number]) if kind == "all" else None
                 }
                 row |= summary(part, number, column_means(part.value[:, [number]], weights)[:, 0], confidence)
+                row |= _gain(part, number, weights, confidence)
                 if number != chosen:
                     row |= _compared(part, chosen, number, weights, flips[TEST], confidence, role != "best_on_test")
                 out.append(row)
@@ -157,6 +160,17 @@ def select_rule(
                 out.append(key | row | {"gamma": published[0], "epsilon": published[1], "n": 0, "people": 0})
     _holm(out)
     return Selection(pl.DataFrame(cells, schema=CELLS), pl.DataFrame(out, schema=COMPARISON))
+
+
+def _gain(table: Table, number: int, weights: np.ndarray, confidence: float) -> dict[str, Any]:
+    """Mean of value - chance over the images that have both, with its interval."""
+    gain = table.value[:, [number]] - table.chance[:, [number]]
+    row: dict[str, Any] = {"gain": known_or_none(column_means(gain)[0, 0])}
+    people = {person for person, there in zip(table.people, np.isfinite(gain[:, 0]), strict=True) if there}
+    if len(people) < 2:
+        return row
+    low, high, _ = percentile_interval(column_means(gain, weights)[:, 0], confidence)
+    return row | {"gain_low": low, "gain_high": high}
 
 
 def _compared(

@@ -98,6 +98,9 @@ def test_numbers_by_explicit_resamples():
     assert (chosen["ci_low"], chosen["ci_high"]) == pytest.approx(interval(ours))
     assert (chosen["n"], chosen["people"], chosen["difference"]) == (len(owner), 10, None)
     assert (chosen["chance"], chosen["ceiling"]) == pytest.approx((0.02, 0.5))
+    gains = {scan: value - 0.02 for scan, value in ours.items()}
+    assert chosen["gain"] == pytest.approx(np.mean(list(gains.values())))
+    assert (chosen["gain_low"], chosen["gain_high"]) == pytest.approx(interval(gains))
     gradient = one(selection, "reference", method="gradient")
     theirs = values_of(frame, "test", None, None, "gradient")
     differences = {scan: ours[scan] - theirs[scan] for scan in ours}
@@ -235,7 +238,7 @@ def test_one_person_has_no_interval():
     selection = select_rule(rows(people=(1, 1)), **SETTINGS)
     row = one(selection, "reference")
     assert row["value"] is not None
-    assert row["ci_low"] is row["difference_low"] is row["p"] is None
+    assert row["ci_low"] is row["difference_low"] is row["gain_low"] is row["p"] is None
     assert selection.cells["wins"].null_count() == selection.cells["ci_low"].null_count() == 18
 
 
