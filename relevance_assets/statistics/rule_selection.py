@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from relevance_assets.statistics.people import holm
 from relevance_assets.statistics.resampling import draw_weights, percentile_interval
 from relevance_assets.statistics.rule_images import (
     GRID,
@@ -147,9 +148,8 @@ def select_rule(
             part, weights = tables[TEST].only(inside), draw[TEST][:, inside]
             for role, number in roles:
                 row = key | {"stratum_kind": kind, "stratum": stratum, "role": role}
-                row |= columns[number]._asdict() | {
-                    "validation": known_or_none(means[number]) if kind == "all" else None
-                }
+                row |= columns[number]._asdict()
+                row["validation"] = known_or_none(means[number]) if kind == "all" else None
                 row |= summary(part, number, column_means(part.value[:, [number]], weights)[:, 0], confidence)
                 row |= _gain(part, number, weights, confidence)
                 if number != chosen:
@@ -279,8 +279,9 @@ def _sureness(
     drawn = drawn[np.isfinite(drawn).all(axis=1)]
     won = np.bincount(np.round(drawn, 12).argmax(axis=1), minlength=len(grid)) / max(len(drawn), 1)
     index = {person: number for number, person in enumerate(dict.fromkeys(table.people))}
+    shared_images = table.only(np.isfinite(table.value[:, grid]).all(axis=1))
     sums = np.zeros((len(index), len(grid)))
-    np.add.at(sums, [index[person] for person in table.people], np.nan_to_num(table.value[:, grid]))
+    np.add.at(sums, [index[person] for person in shared_images.people], shared_images.value[:, grid])
     sums -= sums.mean(axis=1, keepdims=True)  # only differences between cells count
     shared = sums.T @ sums
     size = np.sqrt(np.clip(np.diag(shared)[:, None] + np.diag(shared) - 2 * shared, 0, None))
@@ -295,8 +296,6 @@ def _sureness(
 
 def _holm(rows: list[dict[str, Any]]) -> None:
     """Add p_corrected within each choice and kind of stratum; a cell that has several roles counts once."""
-    from statsmodels.stats.multitest import multipletests
-
     families: dict[tuple[Any, ...], dict[tuple[Any, ...], float]] = {}
     cell = ("stratum", "method", "gamma", "epsilon")
     for row in rows:
@@ -304,7 +303,7 @@ def _holm(rows: list[dict[str, Any]]) -> None:
             family = families.setdefault(tuple(row[name] for name in (*KEYS, "stratum_kind")), {})
             family[tuple(row[name] for name in cell)] = row["p"]
     for key, family in families.items():
-        corrected = dict(zip(family, multipletests(list(family.values()), method="holm")[1], strict=True))
+        corrected = dict(zip(family, holm(np.array(list(family.values()))), strict=True))
         for row in rows:
             if row.get("p") is not None and tuple(row[name] for name in (*KEYS, "stratum_kind")) == key:
                 row["p_corrected"] = float(corrected[tuple(row[name] for name in cell)])

@@ -204,6 +204,20 @@ def test_a_cell_without_value_on_some_images_cannot_be_chosen():
     assert row["n"] == selection.cells["n"].filter(selection.cells["set"] == "validation").max() - 1
 
 
+def test_cells_that_lack_different_images_are_compared_on_those_they_share():
+    """One has high values on images that the other lacks, and both are alike where both have one."""
+    frame = rows(people=(20, 2), methods=()).filter(pl.col("gamma") == 0, pl.col("epsilon") != 0)
+    scan, high = pl.col("scan"), pl.col("epsilon") == 20
+    own, others = (scan.is_in([f"validation{person:02}-0" for person in some]) for some in (range(10), range(10, 20)))
+    frame = frame.filter(~(high & others) & ~(~high & own)).with_columns(
+        value=pl.when(own).then(1.0).when(others).then(0.0).otherwise(0.3)
+    )
+    cells = select_rule(frame, **SETTINGS).cells.filter(pl.col("set") == "validation").sort("epsilon")
+    assert cells["n"].n_unique() == 1
+    assert cells["is_chosen"].to_list() == [False, True]
+    assert cells["is_distinguishable"].to_list() == [False, False]
+
+
 def test_differences_rest_on_images_that_both_have():
     frame = rows(seed=6)
     gone = (pl.col("method") == "gradient") & (pl.col("participant_id") == "t0")
