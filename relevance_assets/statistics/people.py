@@ -26,6 +26,7 @@ __all__ = [
     "correct",
     "frame_of",
     "group_is",
+    "holm",
     "in_panel",
     "variants",
     "with_lesions",
@@ -95,6 +96,14 @@ def variants(subjects: pl.DataFrame) -> dict[str, People]:
     return {"all": People(subjects), "without_outliers": People(left)}
 
 
+def holm(p: np.ndarray) -> np.ndarray:
+    """The p of one family, corrected by Holm (1979, Scand J Stat 6:65)."""
+    order = np.argsort(p)
+    found = np.empty(len(p))
+    found[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return found
+
+
 def correct(rows: Sequence[dict[str, Any]], family: Sequence[str]) -> None:
     """Add p_corrected (Holm) and p_fdr (Benjamini and Hochberg) to sound rows that agree in the columns of `family`.
 
@@ -107,11 +116,8 @@ def correct(rows: Sequence[dict[str, Any]], family: Sequence[str]) -> None:
             families.setdefault(tuple(row[name] for name in family), []).append(row)
     for members in families.values():
         p = np.array([row["p"] for row in members])
-        order = np.argsort(p)
-        holm = np.empty(len(p))
-        holm[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
         text = f"holm over {len(p)}: same {', '.join(family)}"
-        for row, one, other in zip(members, holm, stats.false_discovery_control(p), strict=True):
+        for row, one, other in zip(members, holm(p), stats.false_discovery_control(p), strict=True):
             row |= {"p_corrected": float(one), "p_fdr": float(other), "correction": text}
 
 
