@@ -52,9 +52,10 @@ def class_scores(
 
     Returns
     -------
-    metric, class (null for measures over all), value, ci_low, ci_high, n (images; of one class, those that truly are of
-    it), resamples (that the interval rests on). An undefined value is null: recall and AUC of a class that is not there, precision of one that is never
-    called, and what is a mean over such. Resamples in which the measure is undefined are left out.
+    metric, class (null for measures over all), value, ci_low, ci_high, n (images; of one class, those that truly are
+    of it), resamples (that the interval rests on). An undefined value is null: recall and AUC of a class that is not
+    there, precision of one that is never called, and what is a mean over such. Resamples in which the measure is
+    undefined are left out.
 
     Raises
     ------
@@ -74,10 +75,12 @@ def class_scores(
         "macro_f1": mean["f1"],
         "macro_auc": mean["auc"],
     }
-    rows = [{"metric": metric, "class": None, "n": n} | measured(overall[metric], confidence) for metric in OVERALL]
+    rows: list[dict[str, object]] = [
+        {"metric": metric, "class": None, "n": n, **measured(overall[metric], confidence)} for metric in OVERALL
+    ]
     for name, values in zip(classes, by_class, strict=True):
         own = {"class": name, "n": int((target == classes.index(name)).sum())}
-        rows += [{"metric": metric} | own | measured(values[metric], confidence) for metric in BY_CLASS]
+        rows += [{"metric": metric, **own, **measured(values[metric], confidence)} for metric in BY_CLASS]
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 

@@ -82,6 +82,8 @@ def draw(settings: Augmentation, random: np.random.Generator, *, slices: bool = 
     if moved:
         angle = np.deg2rad(settings.rotate_degrees) * amounts[0]
         turned = (1 + settings.scale_share * amounts[1]) * _rotation(direction, angle)
+        if slices:
+            turned[2, 2] = 1.0
         matrix = tuple(tuple(float(value) for value in row) for row in turned)
     return Change(
         flips=tuple(sorted({axis for axis, chance in flips if chance < settings.flip_probability})),

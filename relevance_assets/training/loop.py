@@ -184,9 +184,10 @@ class Fold(pl.LightningModule):
         }
         if not self.trainer.is_global_zero:
             return
+        is_last = self.settings.monitor == "last"  # each epoch is then better than those before it
         self.progress.add(
             row,
-            losses.rank(self.settings.monitor, value, metric, self.epoch),
+            (-float(self.epoch), 0.0) if is_last else losses.rank(self.settings.monitor, value, metric),
             self.network.state_dict(),
             self.trainer.optimizers[0].state_dict(),
         )

@@ -78,10 +78,8 @@ def metric(outputs: np.ndarray, targets: np.ndarray, kind: Kind, monitor: Monito
     return float(np.abs(outputs - targets).mean())
 
 
-def rank(monitor: Monitor, validation_loss: float, validation_metric: float, epoch: int = 0) -> tuple[float, float]:
-    """Epochs compare by this: smaller is better; where it is equal, the earlier epoch wins."""
-    if monitor == "last":
-        return float(-epoch), 0.0
+def rank(monitor: Monitor, validation_loss: float, validation_metric: float) -> tuple[float, float]:
+    """Epochs compare by this: smaller is better; where it is equal, the earlier epoch wins. Not of `last`."""
     if monitor in ("auc", "accuracy", "balanced_accuracy"):
         return -validation_metric, validation_loss
     if monitor == "mae":
