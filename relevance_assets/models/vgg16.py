@@ -38,7 +38,8 @@ class VGG16(nn.Module):
         Share dropped behind each of the first two dense layers.
     width
         Channels and units in units of the published ones, at least 1 of each. A VGG16 with width 1 has 134 million
-        weights; a narrow one is for trials without a GPU.
+        weights; a narrow one is for trials without a GPU. Its dense weights are drawn larger by 1 / sqrt(width), so
+        that signals stay as large although each unit has fewer inputs.
     weights
         A state dict of a VGG16 (`.pth`, from torchvision or trained elsewhere). The last layer is taken from it where
         it has as many outputs as there are classes, else drawn. None: all are drawn.
@@ -91,7 +92,7 @@ class VGG16(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
             elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.normal_(module.weight, 0, 0.01 / width**0.5)
                 nn.init.zeros_(module.bias)
         if weights is not None:
             self._begin_with(Path(weights))
