@@ -1,7 +1,7 @@
 """How good predictions are, with intervals over people.
 
-Belongs here: measures of predicted against true values. Does not belong here: who is scored with whom (sets,
-folds, ensembles).
+Belongs here: measures of predicted against true values. Does not belong here: more than two classes
+(`class_scores.py`), who is scored with whom (sets, folds, ensembles).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import polars as pl
 
 from relevance_assets.statistics.resampling import draw_weights, percentile_interval, weighted_midranks
 
-__all__ = ["METRICS", "score"]
+__all__ = ["METRICS", "measured", "ratio", "score"]
 
 METRICS = {
     "binary": ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity"),
@@ -72,13 +72,23 @@ def score(
     values = _binary(target, output, threshold, weights) if is_binary else _regression(target, output, weights)
     rows = []
     for metric in METRICS[kind]:
-        value = values[metric][0]
-        low, high, used = percentile_interval(values[metric][1:], confidence)
-        row: dict[str, object] = {"metric": metric, "n": n, "resamples": used}
-        if np.isfinite(value):
-            row |= {"value": float(value), "ci_low": low, "ci_high": high}
-        rows.append(row)
+        rows.append({"metric": metric, "n": n} | measured(values[metric], confidence))
     return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def measured(values: np.ndarray, confidence: float) -> dict[str, float | int | None]:
+    """value, ci_low, ci_high and resamples of one measure: `values` has that of the data, then that of each resample.
+
+    NaN is undefined; without a value there is no interval either.
+    """
+    low, high, used = percentile_interval(values[1:], confidence)
+    found = {"value": float(values[0]), "ci_low": low, "ci_high": high} if np.isfinite(values[0]) else {}
+    return {"resamples": used} | found
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """NaN where there is nothing below the line."""
+    return above / np.where(below > 0, below, np.nan)
 
 
 def _binary(target: np.ndarray, output: np.ndarray, threshold: float, weights: np.ndarray) -> dict:
@@ -87,11 +97,11 @@ def _binary(target: np.ndarray, output: np.ndarray, threshold: float, weights: n
     positives, negatives = weights[:, positive].sum(axis=1), weights[:, ~positive].sum(axis=1)
     ranks = weighted_midranks(output, weights) * weights
     above = ranks[:, positive].sum(axis=1) - positives * (positives + 1) / 2
-    sensitivity = _ratio(weights[:, positive & called].sum(axis=1), positives)
-    specificity = _ratio(weights[:, ~positive & ~called].sum(axis=1), negatives)
+    sensitivity = ratio(weights[:, positive & called].sum(axis=1), positives)
+    specificity = ratio(weights[:, ~positive & ~called].sum(axis=1), negatives)
     return {
-        "auc": _ratio(above, positives * negatives),
-        "accuracy": _ratio(weights[:, positive == called].sum(axis=1), positives + negatives),
+        "auc": ratio(above, positives * negatives),
+        "accuracy": ratio(weights[:, positive == called].sum(axis=1), positives + negatives),
         "balanced_accuracy": (sensitivity + specificity) / 2,
         "sensitivity": sensitivity,
         "specificity": specificity,
@@ -107,10 +117,10 @@ def _regression(target: np.ndarray, output: np.ndarray, weights: np.ndarray) -> 
     total, spread = (weights * of_target**2).sum(axis=1), (weights * of_output**2).sum(axis=1)
     together = (weights * of_target * of_output).sum(axis=1)
     return {
-        "mae": _ratio(weights @ np.abs(error), size),
-        "rmse": np.sqrt(_ratio(squared, size)),
-        "r": np.clip(_ratio(together, np.sqrt(total * spread)), -1, 1),
-        "r2": 1 - _ratio(squared, total),
+        "mae": ratio(weights @ np.abs(error), size),
+        "rmse": np.sqrt(ratio(squared, size)),
+        "r": np.clip(ratio(together, np.sqrt(total * spread)), -1, 1),
+        "r2": 1 - ratio(squared, total),
     }
 
 
@@ -118,8 +128,4 @@ def _centred(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Values less their mean in each resample, (resamples, n); exactly 0 where all drawn are equal."""
     first = np.argmax(weights > 0, axis=1)
     from_first = values[None, :] - values[first, None]
-    return from_first - _ratio((weights * from_first).sum(axis=1), weights.sum(axis=1))[:, None]
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return above / np.where(below > 0, below, np.nan)
+    return from_first - ratio((weights * from_first).sum(axis=1), weights.sum(axis=1))[:, None]

@@ -39,7 +39,7 @@ from relevance_assets.study.preparation import (
     ScaleStep,
     Step,
 )
-from relevance_assets.study.training import Augmentation, Model, Split, Training
+from relevance_assets.study.training import Augmentation, Model, Phase, Split, Training
 
 __all__ = [
     "Augmentation",
@@ -65,6 +65,7 @@ __all__ = [
     "Model",
     "Name",
     "Percent",
+    "Phase",
     "Quality",
     "Register",
     "Remove",

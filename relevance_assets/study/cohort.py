@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from relevance_assets.study.base import Label, Settings
 
@@ -58,12 +58,14 @@ class Contrast(Settings):
 class Target(Settings):
     """What the model learns: a column of participants.tsv or sessions.tsv.
 
-    `binary`: 1 where the value is >= threshold. `regression`: the value itself.
+    `binary`: 1 where the value is >= threshold. `regression`: the value itself. `classes`: the place of the value
+    among `classes`, from 0.
     """
 
     column: str
-    kind: Literal["binary", "regression"]
+    kind: Literal["binary", "regression", "classes"]
     threshold: float | None = None
+    classes: list[str] = Field(default=[], description="the values of the column, in the order of the outputs")
     unit: str = ""
 
     @model_validator(mode="after")
@@ -71,6 +73,19 @@ class Target(Settings):
         if (self.kind == "binary") != (self.threshold is not None):
             raise ValueError("target: a binary target needs a threshold, a regression target has none")
         return self
+
+    @model_validator(mode="after")
+    def _classes_given(self) -> Target:
+        if (self.kind == "classes") != bool(self.classes):
+            raise ValueError("target: kind classes needs classes (the values of the column), other kinds have none")
+        if self.classes and len(set(self.classes)) < max(2, len(self.classes)):
+            raise ValueError(f"target.classes: two or more names, each once, not {', '.join(self.classes)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `classes` where there are none: what is known of other targets stays what it was."""
+        return {name: value for name, value in plain(self).items() if name != "classes" or value}
 
 
 class Covariate(Settings):

@@ -61,8 +61,11 @@ def check(settings: Augmentation, shape: Shape) -> None:
         )
 
 
-def draw(settings: Augmentation, random: np.random.Generator) -> Change:
-    """One change. The number of draws depends on the settings alone, never on what was drawn before."""
+def draw(settings: Augmentation, random: np.random.Generator, *, slices: bool = False) -> Change:
+    """One change. The number of draws depends on the settings alone, never on what was drawn before.
+
+    Slices (x, y, 1) turn and move in their plane.
+    """
     chances = random.random(3 + len(settings.flip_axes))
     turns = int(random.integers(1, 4))
     direction = random.standard_normal(3)
@@ -72,11 +75,15 @@ def draw(settings: Augmentation, random: np.random.Generator) -> Change:
     flips = zip(settings.flip_axes, chances[3:], strict=True)
     moves = bool(settings.rotate_degrees or settings.scale_share or settings.translate_voxels)
     moved = moves and bool(chances[1] < settings.affine_probability)
+    if slices:
+        direction, amounts[4] = np.array([0.0, 0.0, 1.0]), 0.0
     shift = settings.translate_voxels * amounts[2:] if moved else np.zeros(3)
     matrix = None
     if moved:
         angle = np.deg2rad(settings.rotate_degrees) * amounts[0]
         turned = (1 + settings.scale_share * amounts[1]) * _rotation(direction, angle)
+        if slices:
+            turned[2, 2] = 1.0
         matrix = tuple(tuple(float(value) for value in row) for row in turned)
     return Change(
         flips=tuple(sorted({axis for axis, chance in flips if chance < settings.flip_probability})),
@@ -122,6 +129,8 @@ def _move(
 
     `affine_grid` wants that map in coordinates from -1 to 1 and with the axes in reverse.
     """
+    if images.shape[3] == 1:  # of which torch's affine_grid warns; a slice changes in its plane only
+        return _move(images.expand(-1, -1, -1, 2), matrix, shift)[..., :1]
     half = (np.array(images.shape[1:], dtype=float) - 1) / 2
     half = np.maximum(half, 0.5)  # an axis of one voxel has no extent to divide by
     back = np.linalg.inv(np.array(matrix))

@@ -49,22 +49,28 @@ class Description:
     target_kind: str
     target_mean: float
     seed: int
+    classes: tuple[str, ...] = ()
 
-    def build(self) -> nn.Module:
-        """The network with fresh weights."""
+    def build(self, **files: Any) -> nn.Module:
+        """The network with fresh weights, or those of `files` (`registry.FILES`)."""
         return registry.build(
             self.name,
             shape=self.shape,
             contrasts=self.contrasts,
             covariates=self.covariates,
-            options=dict(self.options),
+            options=self.options | files,
             target_mean=self.target_mean,
+            classes=len(self.classes),
         )
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields, `classes` only where there are any: other models keep the bytes that they always had."""
+        return {name: value for name, value in asdict(self).items() if name != "classes" or value}
 
 
 def save(path: Path, description: Description, state: dict[str, torch.Tensor]) -> None:
     """Write a model, atomically. Equal contents give equal bytes."""
-    write_tensors(path, {"format": FORMAT, **asdict(description), "state_dict": plain_state(state)})
+    write_tensors(path, {"format": FORMAT, **description.plain(), "state_dict": plain_state(state)})
 
 
 def load(path: Path) -> nn.Module:
@@ -141,7 +147,8 @@ def read_tensors(path: Path, form: str) -> dict[str, Any]:
 def _read(path: Path) -> tuple[Description, dict[str, torch.Tensor]]:
     content = read_tensors(path, FORMAT)
     try:
-        description = Description(**{field.name: content[field.name] for field in fields(Description)})
+        known = {"classes": ()} | content
+        description = Description(**{field.name: known[field.name] for field in fields(Description)})
         return description, content["state_dict"]
     except KeyError as error:
         raise CheckpointError(f"{path}: lacks {error}; delete it and train again") from error

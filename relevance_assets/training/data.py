@@ -52,7 +52,7 @@ class Samples:
     covariates : (n, p) float32 array
         Already divided by the study's `divide_by`; p may be 0.
     targets : (n,) float32 array
-        0 or 1, or the value itself.
+        0 or 1, the value itself, or the place of the class, from 0.
     weights : (n,) float32 array
         Each scan's weight in the loss.
     """
@@ -92,6 +92,11 @@ class Volumes:
         self._kept: dict[tuple[Path, ...], np.ndarray] = {}
         self._room = int(gigabytes * 2**30)
         self._shape: Shape | None = None
+
+    @property
+    def slices(self) -> bool:
+        """Whether what was read are slices (x, y, 1)."""
+        return self._shape is not None and self._shape[2] == 1
 
     @property
     def bytes_kept(self) -> int:
@@ -205,9 +210,11 @@ def epoch_order(targets: np.ndarray, *, balanced: bool, random: np.random.Genera
     return random.choice(len(targets), size=len(targets), p=chance / chance.sum())
 
 
-def epoch_changes(settings: Augmentation, samples: int, random: np.random.Generator) -> tuple[Change, ...] | None:
+def epoch_changes(
+    settings: Augmentation, samples: int, random: np.random.Generator, *, slices: bool = False
+) -> tuple[Change, ...] | None:
     """One drawn change per visited scan; None where the settings change nothing."""
-    changes = tuple(draw(settings, random) for _ in range(samples))
+    changes = tuple(draw(settings, random, slices=slices) for _ in range(samples))
     return None if all(change.nothing for change in changes) else changes
 
 

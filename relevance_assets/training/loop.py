@@ -1,7 +1,8 @@
-"""One fold's epochs under Lightning: steps, optimiser, and what happens when an epoch is done.
+"""One fold's epochs under Lightning: steps, and what happens when an epoch is done.
 
 Belongs here: everything that knows Lightning, and the process-wide switches that hold while it runs.
-Does not belong here: checks of settings and data (`fit.py`), files (`resume.py`, `checkpoint.py`).
+Does not belong here: checks of settings and data (`fit.py`), which weights learn and how fast (`optimiser.py`), files
+(`resume.py`, `checkpoint.py`).
 
 Lightning's own checkpoints and sampler bookkeeping are not used: here the epoch's number alone decides its
 order, changes and dropout, so that the state after an epoch is weights, optimiser and history.
@@ -43,6 +44,13 @@ from relevance_assets.training.data import (
     generator,
     seed_of,
 )
+from relevance_assets.training.optimiser import (
+    begin_epoch,
+    learning_rate,
+    memory_format,
+    optimizer,
+    scale_output,
+)
 from relevance_assets.training.resume import Progress
 
 __all__ = [
@@ -59,37 +67,6 @@ __all__ = [
 ]
 
 Report = Callable[[int, int, dict[str, Any]], None]
-
-
-def memory_format(device: torch.device | str) -> torch.memory_format:
-    """Channels last on the CPU, where convolutions are about twice as fast with it; else row-major."""
-    return torch.channels_last_3d if torch.device(device).type == "cpu" else torch.contiguous_format
-
-
-def learning_rate(training: Training, epoch: int) -> float:
-    """Rate in epoch 1, 2, ..: constant, or half a cosine from the full rate towards 0 (never reached)."""
-    if training.schedule == "constant":
-        return training.learning_rate
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / training.epochs))
-
-
-def output_layer(network: nn.Module) -> nn.Linear:
-    """The last dense layer with one output, in the order of the network's definition."""
-    layers = [each for each in network.modules() if isinstance(each, nn.Linear) and each.out_features == 1]
-    if not layers:
-        raise TrainingError(f"{type(network).__name__} has no dense output layer; it cannot be trained here")
-    return layers[-1]
-
-
-def scale_output(network: nn.Module, scale: float) -> None:
-    """Let the output vary as much as the target does, before training begins.
-
-    Together with `scale` times the learning rate (and decay / scale) for this layer, Adam goes the way that it
-    would go with a standardised target, while the network says years all along. Without it the weights would
-    have to travel some 25 times as far to span a range of ages, and whole layers of units die on the way.
-    """
-    with torch.no_grad():
-        output_layer(network).weight.mul_(scale)
 
 
 class Fold(pl.LightningModule):
@@ -124,34 +101,17 @@ class Fold(pl.LightningModule):
         return self.finished_before + self.current_epoch + 1
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; biases and norms do not decay, and the output layer takes steps in the target's scale.
-
-        MRInet's output bias holds the mean target and must not shrink. See `scale_output` for the rest.
-        """
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        last = set(output_layer(self.network).parameters())
-        for parameter in self.network.parameters():
-            groups.setdefault((parameter in last, parameter.ndim > 1), []).append(parameter)
-        optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": parameters,
-                    "scale": self.scale if is_last else 1.0,
-                    "weight_decay": self.settings.weight_decay / (self.scale if is_last else 1.0) * decays,
-                }
-                for (is_last, decays), parameters in groups.items()
-            ],
-            lr=self.settings.learning_rate,
-        )
+        found = optimizer(self.network, self.settings, self.kind, self.scale)
         if self.progress.optimizer:
-            optimizer.load_state_dict(self.progress.optimizer)
-        return optimizer
+            found.load_state_dict(self.progress.optimizer)
+        return found
 
     def train_dataloader(self) -> Batches:
         where = (self.settings.seed, self.number, self.epoch)
         samples = self.train_samples
         order = epoch_order(samples.targets, balanced=self.settings.balanced_sampler, random=generator(*where, "order"))
-        changes = epoch_changes(self.settings.augmentation, len(order), generator(*where, "augmentation"))
+        random = generator(*where, "augmentation")
+        changes = epoch_changes(self.settings.augmentation, len(order), random, slices=self.volumes.slices)
         self.batches = Batches(samples, self.volumes, self.settings.batch_size, order, changes, *self._place)
         return self.batches
 
@@ -186,6 +146,7 @@ class Fold(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.started = time.perf_counter()
         self.total = 0.0
+        begin_epoch(self.network, self.trainer.optimizers[0], self.settings, self.epoch)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate(self.settings, self.epoch) * group["scale"]
 
@@ -212,7 +173,8 @@ class Fold(pl.LightningModule):
         targets, weights = torch.from_numpy(samples.targets), torch.from_numpy(samples.weights)
         value = losses.loss(outputs.double(), targets.double(), weights.double(), self.kind).item()
         self._finite(value, "validation")
-        metric = losses.metric(outputs.numpy().astype(np.float64), samples.targets, self.kind)
+        said = outputs.numpy().astype(np.float64)
+        metric = losses.metric(said, samples.targets, self.kind, self.settings.monitor)
         row = {
             "epoch": self.epoch,
             "loss": total / len(self.train_samples),
@@ -222,24 +184,26 @@ class Fold(pl.LightningModule):
         }
         if not self.trainer.is_global_zero:
             return
+        is_last = self.settings.monitor == "last"  # each epoch is then better than those before it
         self.progress.add(
             row,
-            losses.rank(self.settings.monitor, value, metric),
+            (-float(self.epoch), 0.0) if is_last else losses.rank(self.settings.monitor, value, metric),
             self.network.state_dict(),
             self.trainer.optimizers[0].state_dict(),
         )
         self.progress.write(self.state)
         if self.report:
-            self.report(self.progress.epochs, self.settings.epochs, dict(row))
+            self.report(self.progress.epochs, self.settings.total_epochs, dict(row))
 
     def _of_all(self, values: torch.Tensor, n: int) -> torch.Tensor:
-        """The n values of all processes, of which each has every k-th."""
+        """The n values (or rows) of all processes, of which each has every k-th."""
         _, processes = self._place
         if processes == 1:
             return values
-        padded = torch.nn.functional.pad(values, (0, -(-n // processes) - len(values)))
+        missing = -(-n // processes) - len(values)
+        padded = torch.nn.functional.pad(values, (0, 0) * (values.ndim - 1) + (0, missing))
         gathered: Any = self.all_gather(padded.to(self.device))
-        return gathered.T.flatten()[:n].cpu()
+        return gathered.transpose(0, 1).flatten(0, 1)[:n].cpu()
 
     def _finite(self, loss: float, which: str) -> float:
         if not math.isfinite(loss):
@@ -256,7 +220,7 @@ def run(module: Fold, folder: Path) -> None:
     With several devices, Lightning starts a process for each: they share out every batch, and batch norms see the
     whole of it.
     """
-    remaining = module.settings.epochs - module.finished_before
+    remaining = module.settings.total_epochs - module.finished_before
     if remaining <= 0:
         return
     devices, report = module.settings.devices, module.report
@@ -266,7 +230,7 @@ def run(module: Fold, folder: Path) -> None:
         together = {"devices": devices, "strategy": module.settings.strategy, "plugins": [LightningEnvironment()]}
         together["sync_batchnorm"] = has_gpu()
         module.report = None  # it belongs to this process
-    with quiet(), interrupts(), _following(module.state, report if devices > 1 else None, module.settings.epochs):
+    with quiet(), interrupts(), _following(module.state, report if devices > 1 else None, module.settings.total_epochs):
         try:
             trainer(folder, remaining, **together).fit(module)
         except ProcessRaisedException as error:

@@ -20,6 +20,7 @@ from relevance_assets.precision import no_tf32
 from relevance_assets.training import checkpoint
 from relevance_assets.training.data import Batches, Samples, TrainingError, Volumes
 from relevance_assets.training.loop import has_gpu, memory_format, switches
+from relevance_assets.training.optimiser import arrange
 
 __all__ = ["Predictions", "Predictor", "predict"]
 
@@ -30,8 +31,8 @@ class Predictions:
 
     Attributes
     ----------
-    outputs : (n,) float64 array
-        Logits of a binary target, else values.
+    outputs : (n,) or (n, classes) float64 array
+        Logits of a binary target or of classes, else values.
     attention : (n, contrasts) float64 array, or None
         Weights that sum to 1; None for a network that has none.
     """
@@ -63,7 +64,8 @@ class Predictor:
         else:
             network = copy.deepcopy(model)
         self.device = torch.device("cuda" if has_gpu() else "cpu")
-        self.network = network.to(self.device).to(memory_format=memory_format(self.device)).float().eval()
+        self.network = network.to(self.device).float().eval()
+        arrange(self.network, self.device)
 
     def __call__(self, samples: Samples, batch_size: int = 8) -> Predictions:
         """Outputs for `samples`; images are read batch by batch and none is kept.
@@ -89,15 +91,16 @@ class Predictor:
                 outputs.append(self.network(images, batch.covariates.to(self.device)).cpu())
                 if attend is not None:
                     attention.append(attend(images).cpu())
-        values = torch.cat(outputs).double().numpy() if outputs else np.empty(0)
-        if not np.isfinite(values).all():
-            scan = samples.scans[int((~np.isfinite(values)).argmax())]
+        values = torch.cat(outputs).double().numpy() if outputs else self._nothing()
+        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1) if len(values) else np.ones(0, dtype=bool)
+        if not finite.all():
+            scan = samples.scans[int((~finite).argmax())]
             where = f"{self.path}: " if self.path else ""
             raise TrainingError(f"{where}the output for {scan} is not finite; check its prepared images")
         return Predictions(values, torch.cat(attention).double().numpy() if attention else None)
 
     def outputs(self, batches: Iterable[np.ndarray], covariates: np.ndarray) -> np.ndarray:
-        """Outputs for images of one person, (n,) float64.
+        """Outputs for images of one person, (n,) or (n, classes) float64.
 
         Parameters
         ----------
@@ -118,10 +121,14 @@ class Predictor:
                 images = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32)).to(self.device)
                 images = images.contiguous(memory_format=memory_format(self.device))
                 found.append(self.network(images, numbers.expand(len(images), -1)).cpu())
-        values = torch.cat(found).double().numpy() if found else np.empty(0)
+        values = torch.cat(found).double().numpy() if found else self._nothing()
         if not np.isfinite(values).all():
             raise TrainingError(f"{self.path or 'the model'}: an output is not finite; check the images")
         return values
+
+    def _nothing(self) -> np.ndarray:
+        classes = len(self.description.classes) if self.description else getattr(self.network, "classes", 0)
+        return np.empty((0, classes) if classes else 0)
 
 
 def predict(model: nn.Module | Path, samples: Samples, batch_size: int = 8) -> Predictions:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -133,3 +135,48 @@ def test_quarter_turns_need_a_square() -> None:
     check(FULL, (8, 8, 4))
     with pytest.raises(ValueError, match=r"rotate90 needs .* not 8x9x8; set rotate90: false"):
         check(FULL, (8, 9, 8))
+
+
+def test_slices_flip_left_right_and_up_down_each_by_half() -> None:
+    """As RandomHorizontalFlip(0.5), then RandomVerticalFlip(0.5): all four images, each as often."""
+    random = np.random.default_rng(0)
+    image = torch.arange(12.0).reshape(1, 4, 3, 1)
+    plain = image[0, ..., 0].numpy()
+    wanted = [plain, plain[::-1], plain[:, ::-1], plain[::-1, ::-1]]
+    counts = np.zeros(4)
+    for _ in range(2000):
+        found = apply(draw(Augmentation(flip_axes=[0, 1]), random, slices=True), image)
+        assert found.shape == image.shape
+        counts += [np.array_equal(found[0, ..., 0].numpy(), each) for each in wanted]
+    assert counts.sum() == 2000
+    np.testing.assert_allclose(counts / 2000, 0.25, atol=0.04)
+
+
+def test_slices_turn_and_move_in_their_plane() -> None:
+    settings = Augmentation(affine_probability=1, rotate_degrees=25, scale_share=0.1, translate_voxels=1.5)
+    image = ball((12, 10, 14))[:, :, :, 7:8]
+    angles = []
+    for seed in range(20):
+        change = draw(settings, np.random.default_rng(seed), slices=True)
+        matrix = np.array(change.matrix)
+        assert change.shift[2] == 0
+        np.testing.assert_array_equal(matrix[[0, 1, 2, 2], [2, 2, 0, 1]], 0)
+        angles.append(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0])))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = apply(change, image)
+        assert found.shape == image.shape
+        back = np.linalg.inv(matrix[:2, :2])
+        middle = (np.array(image.shape[1:3]) - 1) / 2
+        offset = middle - back @ (middle + np.array(change.shift[:2]))
+        for moved, contrast in zip(found.numpy(), image.numpy(), strict=True):
+            expected = ndimage.affine_transform(contrast[..., 0], back, offset, order=1, mode="grid-constant")
+            np.testing.assert_allclose(moved[..., 0], expected, atol=1e-9)
+    assert min(angles) < -10
+    assert 10 < max(angles) <= 25
+
+
+def test_slices_draw_as_many_numbers_as_volumes() -> None:
+    first, second = np.random.default_rng(4), np.random.default_rng(4)
+    draw(FULL, first, slices=True), draw(FULL, second)
+    assert first.random() == second.random()

@@ -115,3 +115,14 @@ def test_weights_are_taken_where_they_fit(model: Path) -> None:
 def test_weights_of_another_network_are_refused(model: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing in it fits a Linear; take the same network and grid"):
         transfer(model, torch.nn.Linear(2, 3))
+
+
+def test_classes_are_named_only_where_there_are_any(tmp_path: Path) -> None:
+    """So that other models keep their bytes, and those written before there were classes can be read."""
+    path = tmp_path / "model.pt"
+    save(path, DESCRIPTION, DESCRIPTION.build().state_dict())
+    assert "classes" not in torch.load(path, weights_only=True)
+    slices = Description("vgg16", {"width": 1 / 64}, (32, 32, 1), 1, 0, "classes", 0.0, 3, ("a", "b"))
+    save(path, slices, slices.build().state_dict())
+    assert describe(path) == slices
+    assert load(path)(torch.rand(2, 1, 32, 32, 1), torch.zeros(2, 0)).shape == (2, 2)

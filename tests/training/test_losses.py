@@ -7,6 +7,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics
+from sklearn.utils.class_weight import compute_class_weight
 
 from relevance_assets.training import losses
 
@@ -56,3 +58,37 @@ def test_ranks_prefer_higher_auc_lower_error_and_break_ties_by_loss() -> None:
     assert losses.rank("auc", 0.1, 0.8) < losses.rank("auc", 0.2, 0.8)
     assert losses.rank("mae", 9.0, 3.0) < losses.rank("mae", 1.0, 4.0)
     assert losses.rank("loss", 1.0, 9.0) < losses.rank("loss", 2.0, 1.0)
+
+
+def test_loss_of_classes_is_weighted_cross_entropy() -> None:
+    random = np.random.default_rng(0)
+    logits, targets, weights = random.normal(size=(5, 3)), np.array([0.0, 2, 1, 2, 0]), random.random(5)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = np.mean([-weights[i] * np.log(p[i, int(targets[i])]) for i in range(5)])
+    found = losses.loss(*map(torch.from_numpy, (logits, targets, weights)), "classes")
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_class_weights_are_scikit_learns() -> None:
+    targets = np.array([0.0, 1, 1, 1, 2, 2, 0, 1])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
+    np.testing.assert_allclose(losses.class_weights(targets), expected)
+    assert losses.class_weights(targets)[targets.astype(int)].mean() == pytest.approx(1)
+
+
+def test_accuracy_and_balanced_accuracy_are_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    outputs, targets = random.normal(size=(30, 3)), random.choice(3, 30, p=[0.6, 0.3, 0.1]).astype(np.float32)
+    said = outputs.argmax(axis=1)
+    balanced = metrics.balanced_accuracy_score(targets, said)
+    for monitor in ("balanced_accuracy", "loss", "last"):
+        assert losses.metric(outputs, targets, "classes", monitor) == pytest.approx(balanced)
+    assert losses.metric(outputs, targets, "classes", "accuracy") == pytest.approx(
+        metrics.accuracy_score(targets, said)
+    )
+    two = targets != 2  # a class that is not there has no part in the mean
+    assert losses.metric(outputs[two], targets[two], "classes") == pytest.approx(
+        np.mean([(said[targets == k] == k).mean() for k in range(2)])
+    )
+    assert losses.rank("accuracy", 9.0, 0.8) < losses.rank("accuracy", 0.1, 0.7)
+    assert losses.rank("balanced_accuracy", 0.1, 0.8) < losses.rank("balanced_accuracy", 0.2, 0.8)
