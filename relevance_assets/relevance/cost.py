@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from relevance_assets.relevance.maps import Scenarios
 from relevance_assets.study import Method
 
-__all__ = ["TOGETHER", "passes"]
+__all__ = ["TOGETHER", "flops", "passes"]
 
 TOGETHER = "all together"
 
@@ -57,16 +57,17 @@ def passes(
         x = q.view_as(q)  # no leaf: the counter cannot follow `autograd.grad` to one
         torch.autograd.grad(network(x, p).sum(), x)
 
-    one = _flops(unit)
+    one = flops(unit)
     found = {}
     for name, chosen in {**{name: {name: method} for name, method in methods.items()}, TOGETHER: methods}.items():
         scenarios = Scenarios(model, chosen)
         scenarios(images, covariates, brain)  # traces
-        found[name] = _flops(lambda scenarios=scenarios: scenarios(images, covariates, brain)) / one
+        found[name] = flops(lambda scenarios=scenarios: scenarios(images, covariates, brain)) / one
     return found
 
 
-def _flops(call: Callable[..., Any]) -> int:
+def flops(call: Callable[..., Any]) -> int:
+    """Floating point operations of convolutions and matrix products, as torch dispatches them."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
