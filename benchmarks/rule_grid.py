@@ -64,14 +64,16 @@ def by_zennit(net: nn.Module, images: Tensor, cell: Cell, variant: str) -> Tenso
 
 
 def peak(call: Callable[[], Any], device: str) -> float:
-    """MB: on a GPU what a call allocates at most; else most resident memory of the process so far."""
+    """MB that a call takes at most: on a GPU what torch allocates, else growth of the most resident memory."""
     gc.collect()
-    if device != "cuda":
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
         call()
-        return measure._resident()[1]
-    torch.cuda.reset_peak_memory_stats()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = measure._resident()[0]
     call()
-    return torch.cuda.max_memory_allocated() / 2**20
+    return max(0.0, measure._resident()[1] - before)
 
 
 def main() -> None:
@@ -111,7 +113,9 @@ def main() -> None:
     def zennit() -> list[Tensor]:
         return [by_zennit(net, batch, cell, options.variant) for cell in cells]
 
-    memory = {"grid": peak(together, device), "zennit": peak(zennit, device)}
+    memory = {"grid": peak(together, device)}  # with weights of all gammas
+    if device == "cuda":  # the peak of a process cannot be reset
+        memory["zennit"] = peak(zennit, device)
     calls = {"forward": forward, "grid": together, "engine": engine, "zennit": zennit}
     seconds = {name: each["median"] for name, each in measure.seconds(calls, options.images, device).items()}
     count, of_cells, of_batch = len(composites), len(composites) / len(cells), len(batch)
@@ -137,20 +141,17 @@ def main() -> None:
         "seconds_per_image": per_image, "maps_per_second": {n: count / per_image[n] for n in flops},
         "forwards_per_map": flops, "memory_mb": memory, "furthest_from_zennit": float(max(apart)),
     }  # fmt: skip
-    print(
-        f"VGG16 {options.size}^2, {options.variant}, {count} cells, {result['device']}; median of {options.images} runs"
-    )
+    title = f"VGG16 {options.size}^2, {options.variant}, {count} cells, {result['device']}"
+    print(f"{title}; median of {options.images} runs")
     for name in flops:
         note = "" if name == "grid" else f", extrapolated from {len(cells)} cells"
-        print(
-            f"{name:7} {per_image[name]:8.2f} s per image{note}: {count / per_image[name]:.1f} images x cells per second, "
-            f"{flops[name]:.2f} forwards per map by FLOPs"
-        )
+        rate = f"{count / per_image[name]:.1f} images x cells per second, {flops[name]:.2f} forwards per map by FLOPs"
+        print(f"{name:7} {per_image[name]:8.2f} s per image{note}: {rate}")
     for other in ("engine", "zennit"):
         print(f"ratio to {other} cell by cell: time {per_image[other] / per_image['grid']:.1f}, "
               f"FLOPs {flops[other] / flops['grid']:.1f}")  # fmt: skip
     print(f"one forward {per_image['forward']:.3f} s; maps are within {result['furthest_from_zennit']:.1e} of zennit's")
-    print(", ".join(f"{name}: at most {size:.0f} MB" for name, size in memory.items()))
+    print("; ".join(f"{name}: {size:.0f} MB more than before at most" for name, size in memory.items()))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
 
