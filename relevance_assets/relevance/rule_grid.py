@@ -70,7 +70,7 @@ class Account:
 
         Rules that amplify relevance (epsilon near -z, gamma near -1) may break it in float32; float64 bears more.
         """
-        left = max(abs(self.unexplained), self.worst)
+        left = np.maximum(abs(self.unexplained), self.worst)
         return bool(np.isfinite([self.total, left]).all()) and left <= BOUNDS[dtype] * abs(self.start)
 
 
@@ -238,19 +238,22 @@ class RuleGrid:
                 backward.arrived.setdefault(ref, {})[place] = tensor
         backward.walk(last=False)
         rows = backward.ledger.values()[..., 0]  # (rows, COLUMNS, lanes)
-        losses = rows[:, [COLUMNS.index(name) for name in LOSSES]]
-        left = np.abs(rows[:, COLUMNS.index("relevance_in")] - rows[:, COLUMNS.index("relevance_out")] - losses.sum(1))
-        size = np.abs(rows).max(1, initial=0)
-        share = np.divide(left, size, out=np.zeros_like(left), where=size > 0)
-        return [
-            lane._replace(
-                arrived={ref: starts[place] for ref, starts in backward.arrived.items() if place in starts},
-                losses=lane.losses + losses[:, :, place].sum(0),
-                worst=max(lane.worst, left[:, place].max(initial=0)),
-                worst_share=max(lane.worst_share, share[:, place].max(initial=0)),
+        with np.errstate(invalid="ignore"):  # what overflowed says so in its account
+            losses = rows[:, [COLUMNS.index(name) for name in LOSSES]]
+            left = np.abs(
+                rows[:, COLUMNS.index("relevance_in")] - rows[:, COLUMNS.index("relevance_out")] - losses.sum(1)
             )
-            for place, lane in enumerate(lanes)
-        ]
+            size = np.abs(rows).max(1, initial=0)
+            share = np.divide(left, size, out=np.zeros_like(left), where=size > 0)
+            return [
+                lane._replace(
+                    arrived={ref: starts[place] for ref, starts in backward.arrived.items() if place in starts},
+                    losses=lane.losses + losses[:, :, place].sum(0),
+                    worst=float(np.maximum(lane.worst, left[:, place].max(initial=0))),  # NaN stays NaN
+                    worst_share=float(np.maximum(lane.worst_share, share[:, place].max(initial=0))),
+                )
+                for place, lane in enumerate(lanes)
+            ]
 
     def _maps(self, lanes: list[_Lane], starts: Mapping[int, Tensor]) -> list[CellMap]:
         image = Ref(0)
@@ -263,9 +266,7 @@ class RuleGrid:
             start = float(starts[lane.target].sum())
             left = start - total - float(lane.losses.sum())
             losses = dict(zip(LOSSES, lane.losses.tolist(), strict=True))
-            account = Account(
-                start, total, **losses, unexplained=left, worst=float(lane.worst), worst_share=float(lane.worst_share)
-            )
+            account = Account(start, total, **losses, unexplained=left, worst=lane.worst, worst_share=lane.worst_share)
             found += [CellMap(self.names[cell], lane.target, relevance.copy(), account) for cell in lane.cells]
         return found
 

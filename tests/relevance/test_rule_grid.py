@@ -12,7 +12,7 @@ from torch import nn
 
 from relevance_assets.relevance import Explainer, UnknownOperation, check_model, explain
 from relevance_assets.relevance.ledger import LOSSES
-from relevance_assets.relevance.rule_grid import RuleGrid, cost
+from relevance_assets.relevance.rule_grid import Account, RuleGrid, cost
 from relevance_assets.relevance.vgg_rules import PUBLISHED, SENSIBLE, VARIANTS, Cell, composite, grid
 
 SHAPE = (3, 64, 64)
@@ -343,6 +343,34 @@ def test_a_target_without_relevance():
         assert not one.relevance.any()
         assert (one.account.start, one.account.total, one.account.lost) == (0, 0, 0)
         assert one.account.sound()
+
+
+def test_an_account_that_does_not_add_up():
+    fine = {"start": -2.0, "total": -1.0, "bias": -1.5, "stabiliser": 0.5, "dead": 0.0, "clamped": 0.0}
+    left = {"unexplained": 1e-5, "worst": 1e-4, "worst_share": 0.0}
+    assert Account(**fine, **left).sound()
+    assert Account(**fine, **left).lost == -1.0
+    assert not Account(**fine, **left).sound(torch.float64)
+    for changed in ({"unexplained": -3e-4}, {"worst": 3e-4}, {"worst": math.nan}, {"unexplained": math.nan}):
+        assert not Account(**fine, **left | changed).sound()
+    assert not Account(**fine | {"total": math.inf}, **left).sound()
+
+
+def test_relevance_that_overflows_is_not_sound():
+    """epsilon = -z under 1e-6, layer after layer, beyond float32."""
+    net = chain([1.0] * 9).float()
+    image = torch.ones(1, 1, 1)
+    found = list(RuleGrid(Flat(net), (1, 1, 1), grid((1, 8), (0.0,), (-1.0,)), dtype=torch.float32)(image, [0]))
+    assert not found[0].account.sound()
+
+
+class Flat(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x.flatten(1))
 
 
 def test_the_consumer_keeps_its_own_modes():
