@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from relevance_assets.relevance.maps import Scenarios
 from relevance_assets.study import Method
 
-__all__ = ["TOGETHER", "passes"]
+__all__ = ["TOGETHER", "flops", "passes"]
 
 TOGETHER = "all together"
 
@@ -57,17 +57,18 @@ def passes(
         x = q.view_as(q)  # no leaf: the counter cannot follow `autograd.grad` to one
         torch.autograd.grad(network(x, p).sum(), x)
 
-    one = _flops(unit)
+    one = flops(unit)
     scenarios = Scenarios(model, methods)
     scenarios(images, covariates, brain)  # traces
     counted = {name: [name] for name in methods} | {TOGETHER: list(methods)}
     return {
-        name: _flops(lambda only=only: scenarios(images, covariates, brain, only)) / one
+        name: flops(lambda only=only: scenarios(images, covariates, brain, only)) / one
         for name, only in counted.items()
     }
 
 
-def _flops(call: Callable[..., Any]) -> int:
+def flops(call: Callable[..., Any]) -> int:
+    """Floating point operations of convolutions and matrix products, as torch dispatches them."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()

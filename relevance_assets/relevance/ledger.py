@@ -44,8 +44,8 @@ class Ledger:
         self.rows.append((layer, kind, rule, sums))
         self.active.append(active)
 
-    def frames(self) -> list[pl.DataFrame]:
-        """One frame per start, in the order of execution."""
+    def values(self) -> np.ndarray:
+        """(rows, columns, starts, samples), as rows came."""
         values = np.zeros((len(self.rows), len(COLUMNS), self.starts, self.samples))
         # one transfer for all sums
         flat = [
@@ -61,6 +61,11 @@ class Ledger:
                     at += size
                 else:
                     values[row, column, list(active)] = value
+        return values
+
+    def frames(self) -> list[pl.DataFrame]:
+        """One frame per start, in the order of execution."""
+        values = self.values()
         return [self._frame(values[:, :, start]) for start in range(self.starts)]
 
     def _frame(self, values: np.ndarray) -> pl.DataFrame:

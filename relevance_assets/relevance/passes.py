@@ -197,6 +197,11 @@ class Backward(Context):
 
     def run(self, *, last: bool) -> list[tuple[list[Tensor], pl.DataFrame]]:
         """Relevance of the inputs and ledger, per start; `last`: nobody needs the forward pass afterwards."""
+        self.walk(last=last)
+        return [(self._arrived(start), self._account(start, frame)) for start, frame in enumerate(self.ledger.frames())]
+
+    def walk(self, *, last: bool) -> None:
+        """Take what has arrived through the steps of the plans; what lies before these steps stays in `arrived`."""
         distinct = {id(plan): plan for plan in self.plans}.values()
         steps = [step for plan in distinct for step in plan.steps.values()]
         remaining: dict[Ref, int] = {}
@@ -220,7 +225,6 @@ class Backward(Context):
                     self.forward.values.pop(ref, None)
             if last and index in split:
                 self.forward.values.pop(("sum", split[index]), None)
-        return [(self._arrived(start), self._account(start, frame)) for start, frame in enumerate(self.ledger.frames())]
 
     def _groups(self, index: int, arrived: dict[int, Tensor]) -> list[dict[int, Tensor]]:
         """What has arrived at a node, starts of one rule together."""

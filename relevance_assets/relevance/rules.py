@@ -213,6 +213,10 @@ class WeightedRule(Rule, ABC):
         """What is added to the denominators, where stabilisers are in units of `size`."""
         return self._signed(total, self.stabiliser * size)
 
+    def denominator(self, total: Tensor, extra: Tensor | None, size: Any, *, owned: bool) -> Tensor:
+        """total + extra, in the place of `total` where that is `owned`."""
+        return total if extra is None else total.add_(extra) if owned else total + extra
+
     def _signed(self, total: Tensor, size: Any) -> Tensor | None:
         if not isinstance(size, Tensor) and size == 0 and self.at_zero == 0:
             return None
@@ -277,7 +281,7 @@ def _quotient(rule: WeightedRule, given: Tensor, share: Share, samples: int) -> 
     reference = share.total if share.reference is None else share.reference
     size = mean_size(reference, samples) if rule.relative else 1.0
     extra, total = rule.extra(share.total, size), share.total
-    denominator = total if extra is None else total.add_(extra) if share.owned else total + extra
+    denominator = rule.denominator(total, extra, size, owned=share.owned)
     dead: Any = 0.0
     if not rule.never_empty:
         empty = denominator == 0
@@ -367,6 +371,14 @@ class Epsilon(WeightedRule):
         shifted = total + self.epsilon * size
         more = self._signed(shifted, self.stabiliser * size)
         return shifted - total if more is None else shifted - total + more
+
+    def denominator(self, total: Tensor, extra: Tensor | None, size: Any, *, owned: bool) -> Tensor:
+        if self.signed:
+            return super().denominator(total, extra, size, owned=owned)
+        # not by way of `extra`, whose rounding is larger than a stabiliser where epsilon is near -total
+        shifted = total + self.epsilon * size
+        more = self._signed(shifted, self.stabiliser * size)
+        return shifted if more is None else shifted + more
 
     def shares(self, layer: Layer, relevance: Tensor) -> Iterator[Share]:
         kept = self.bias != "drop"

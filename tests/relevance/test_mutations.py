@@ -117,6 +117,13 @@ def sign_below_zero():
 
 
 @check
+def unsigned_epsilon_near_minus_z():
+    """z = 100: z - 100 is stabilised by 1e-6, of which z + (1e-6 - 100) would keep no more than eight digits."""
+    rule = {"rule": "epsilon", "epsilon": -100.0, "signed": False}
+    same(ask(dense([60.0, 40.0]), [[[1.0, 1.0]]], [rule], [[1.0]]).relevance[0], [6e7, 4e7])
+
+
+@check
 def relative_size():
     """Mean |z| of each sample: 3 and 30."""
     rule = EPSILON | {"relative": True}
@@ -419,6 +426,11 @@ def sign_of_0_is_0(monkeypatch):
 @fault(sign_below_zero)
 def stabiliser_always_positive(monkeypatch):
     monkeypatch.setattr(rules.torch, "copysign", lambda size, total: size.abs().expand_as(total))
+
+
+@fault(unsigned_epsilon_near_minus_z)
+def unsigned_epsilon_by_way_of_a_difference(monkeypatch):
+    monkeypatch.setattr(rules.Epsilon, "denominator", rules.WeightedRule.denominator)
 
 
 @fault(relative_size)
