@@ -212,7 +212,10 @@ def run(
     study: Annotated[str, typer.Argument(help="The study's name, as in dagster_project/defs/*/defs.yaml.")],
     bids: Annotated[
         Path | None,
-        typer.Option(help="Your BIDS folder. Without it: the one of the last call, at first the synthetic cohort."),
+        typer.Option(
+            help="Your BIDS folder; of a study of slices, your folder of slices. Without it: the one of the last call, at "
+            "first the synthetic cohort."
+        ),
     ] = None,
     home: HomeOption = None,
     settings: Annotated[
@@ -245,14 +248,16 @@ def run(
         raise _quit(error, 2) from error
     if bids is not None:
         if not bids.is_dir():
-            raise _quit(f"{bids}: no such folder; --bids takes the root of a BIDS dataset", 2)
-        wanted["cohort.bids"] = str(bids.resolve())
+            raise _quit(f"{bids}: no such folder; --bids takes the root of a BIDS dataset, or a folder of slices", 2)
     synthetic = False
     try:
-        if study in load_studies(place):
+        studies = load_studies(place)
+        if study in studies:
+            if bids is not None:
+                wanted["slices.folder" if studies[study].slices else "cohort.bids"] = str(bids.resolve())
             with remembered(place, study, wanted):
-                cohort = load_studies(place)[study].cohort
-                synthetic = cohort.bids is None and cohort.subjects is None
+                made = load_studies(place)[study]
+                synthetic = not (made.slices or made.cohort.bids or made.cohort.subjects)
     except SettingsError as error:
         raise _quit(error, 2) from error
     _run(place, study, synthetic=synthetic, retrain=retrain)

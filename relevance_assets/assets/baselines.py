@@ -32,7 +32,7 @@ def baseline_predictions(workspace: Workspace) -> pl.DataFrame:
     images = np.stack(
         [np.stack([coarsen(load_volume(path)[0], factors) for path in paths]) for paths in data.images]
     ).astype(np.float32)
-    kind = study.target.kind
+    kind = study.target.of_one_output
     frames = []
     for _, rows in own.group_by("fold", maintain_order=True):
         at = [place[scan] for scan in rows["scan"]]

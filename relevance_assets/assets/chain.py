@@ -5,6 +5,7 @@ Belongs here: the list. Does not belong here: any stage, Dagster (worker process
 
 from __future__ import annotations
 
+from relevance_assets.assets.class_models import class_model_stages
 from relevance_assets.assets.cohort import cohort_stages
 from relevance_assets.assets.heat_maps import heat_map_stages
 from relevance_assets.assets.inversion import inversion_stages
@@ -12,11 +13,13 @@ from relevance_assets.assets.lesion_statistics import lesion_statistics_stages
 from relevance_assets.assets.lesions import lesion_stages
 from relevance_assets.assets.localisation import localisation_stages
 from relevance_assets.assets.mask_agreement import mask_agreement_stages
-from relevance_assets.assets.models import model_stages
+from relevance_assets.assets.models import model_stages, trained_models
 from relevance_assets.assets.published import published_stages
 from relevance_assets.assets.relevance import relevance_stages
+from relevance_assets.assets.rule_grid import rule_grid_stages
 from relevance_assets.assets.sanity import sanity_stages
 from relevance_assets.assets.segmentation import segmentation_stages
+from relevance_assets.assets.slices import slice_stages
 from relevance_assets.assets.stages import Stage
 from relevance_assets.assets.statistics import statistics_stages
 from relevance_assets.assets.subjects import subject_stages
@@ -27,6 +30,15 @@ __all__ = ["study_stages"]
 
 def study_stages(workspace: Workspace) -> list[Stage]:
     """The study's stages, each after what it needs."""
+    stages: list[Stage]
+    if workspace.study.slices:
+        stages = [
+            *slice_stages(workspace),
+            trained_models(workspace),
+            *class_model_stages(workspace),
+            *rule_grid_stages(workspace),
+        ]
+        return _in_order(stages)
     imported = workspace.study.cohort.subjects is not None  # a finished table: in place of images
     stages = [] if imported else cohort_stages(workspace)
     if workspace.study.model:
@@ -50,7 +62,11 @@ def study_stages(workspace: Workspace) -> list[Stage]:
             *subject_stages(workspace),
             *lesion_statistics_stages(workspace),
         ]
-    stages += published_stages(workspace, stages)
+    return _in_order([*stages, *published_stages(workspace, stages)])
+
+
+def _in_order(stages: list[Stage]) -> list[Stage]:
+    """The same stages; RuntimeError where one stands before what it needs."""
     seen: set[str] = set()
     for stage in stages:
         if not seen.issuperset(stage.needs):

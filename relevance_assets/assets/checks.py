@@ -172,8 +172,10 @@ def primary_keys(workspace: Workspace, tables: tuple[str, ...], partition: str |
 def no_leakage(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
     from relevance_assets.cohort.splits import check_no_leakage
 
-    offenders = check_no_leakage(workspace.read("splits"))
-    return not offenders, {"people_on_two_sides": len(offenders), "scans": workspace.read("splits").height}
+    splits, slices = workspace.read("splits"), workspace.study.slices
+    offenders = check_no_leakage(splits.filter(pl.col("set") != "buffer"))  # those are in no set
+    asked = slices is not None and slices.split.how == "published"  # leaks as the publication does, and says so
+    return asked or not offenders, {"people_on_two_sides": len(offenders), "scans": splits.height}
 
 
 def one_grid(workspace: Workspace) -> tuple[bool, dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -15,21 +16,22 @@ import polars as pl
 from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, Work, each, tick
 from relevance_assets.assets.workspace import Workspace
-from relevance_assets.files import fingerprint
+from relevance_assets.files import fingerprint, sha256
 
 if TYPE_CHECKING:
     from relevance_assets.training.data import Samples
     from relevance_assets.training.predict import Predictor
 
-__all__ = ["model_hash", "model_stages", "models_for", "people", "predictors", "role_of", "samples"]
+__all__ = ["model_hash", "model_stages", "models_for", "people", "predictors", "role_of", "samples", "trained_models"]
 
 
 def model_stages(workspace: Workspace) -> list[Stage]:
-    return [_trained_models(workspace), _predictions(workspace), _scores(workspace)]
+    return [trained_models(workspace), _predictions(workspace), _scores(workspace)]
 
 
 def folds(workspace: Workspace) -> list[str]:
-    return [str(fold) for fold in range(workspace.study.split.folds)]
+    """One of a study of slices, whose split has one validation set."""
+    return ["0"] if workspace.study.slices else [str(fold) for fold in range(workspace.study.split.folds)]
 
 
 def models_for(workspace: Workspace, scan: str) -> list[str]:
@@ -112,7 +114,7 @@ def samples(workspace: Workspace, scans: list[str]) -> Samples:
 
 
 # --------------------------------------------------------------------------------------------------- trained_models
-def _trained_models(workspace: Workspace) -> Stage:
+def trained_models(workspace: Workspace) -> Stage:
     study = workspace.study
 
     def divided(fold: str) -> pl.DataFrame:
@@ -134,6 +136,7 @@ def _trained_models(workspace: Workspace) -> Stage:
             [volumes.get(scan) for scan in scans],
             people(workspace, scans).select(columns).rows(),
             *([start_hash(workspace, fold)] if study.training.start_from else []),
+            *([sha256(weights)] if (weights := _weights(workspace)) else []),
         ]
 
     def make(fold: str) -> Done:
@@ -209,6 +212,12 @@ def _trained_models(workspace: Workspace) -> Stage:
         group="model",
         pool="gpu",
     )
+
+
+def _weights(workspace: Workspace) -> Path | None:
+    """The file that the network begins with, where the study names one that is there."""
+    path = Path(workspace.study.network.options.get("weights") or "")
+    return path if path.is_file() else None
 
 
 def start_hash(workspace: Workspace, fold: str) -> str:

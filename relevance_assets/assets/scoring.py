@@ -49,7 +49,7 @@ def score_table(workspace: Workspace, predictions: pl.DataFrame) -> pl.DataFrame
             measured = score(
                 group["target"].to_numpy(),
                 group["output"].to_numpy(),
-                kind=study.target.kind,
+                kind=study.target.of_one_output,
                 participants=group["participant_id"].to_list(),
                 bootstrap=study.statistics.bootstrap,
                 confidence=study.statistics.confidence,

@@ -71,7 +71,9 @@ class Workspace:
 
     @property
     def bids(self) -> Path:
-        """The raw dataset: the user's, or the synthetic cohort."""
+        """The raw dataset: the user's, or the synthetic cohort; of a study of slices their folder."""
+        if self.study.slices:
+            return self.study.slices.folder or self.home.root / "slices"
         return self.study.cohort.bids or self.home.bids
 
     # ------------------------------------------------------------------------------------------------- tables
@@ -145,11 +147,26 @@ class Workspace:
 
     # -------------------------------------------------------------------------------------------------- raw files
     def folder(self) -> Folder:
-        """What lies in the BIDS folder now."""
+        """What lies in the BIDS folder, or among the slices, now."""
+        if self.study.slices:
+            from relevance_assets.cohort.slices import look_slices
+
+            return look_slices(self.slice_index(), self.bids)
         return look(self.bids)
+
+    def slice_index(self) -> pl.DataFrame:
+        """The slices that lie there now, as many of them as the study takes."""
+        from relevance_assets.cohort.slices import index_slices
+
+        assert self.study.slices is not None
+        index = index_slices(self.bids, block=self.study.slices.block)
+        return index.gather_every(self.study.slices.every)
 
     def signature(self, scan: str) -> str:
         """Of a raw scan's files as they are now."""
+        if self.study.slices:
+            seen = self.folder().scans.get(scan)
+            return seen.signature if seen else ""
         return look_at(self.bids, scan)
 
     # -------------------------------------------------------------------------------------------------- files
@@ -201,6 +218,10 @@ class Workspace:
     def segmented_path(self, scan: str, source: str, mask: str) -> Path:
         """A mask of the study's network, on the native grid; `mask` as in `lesions.sources`."""
         return self._image(scan, f"label-{mask}_desc-{source}_mask")
+
+    def tumour_path(self, scan: str) -> Path:
+        """The mask of truth of a slice, on the prepared grid."""
+        return self._image(scan, f"{self._prepared}_label-tumour_mask")
 
     def truth_path(self, scan: str, region: str) -> Path:
         """The planted truth of a synthetic scan, on its native grid."""

@@ -181,7 +181,7 @@ def _picture(path: Path) -> Iterator[Any]:
 @contextmanager
 def _matlab(path: Path) -> Iterator[Any]:
     """The group `cjdata` of a MATLAB 7.3 file."""
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     with _reading(path, "MATLAB 7.3 (HDF5)") as file:
         if file.read(19) == b"MATLAB 5.0 MAT-file":

@@ -26,9 +26,11 @@ import polars as pl
 from relevance_assets.cohort.bids import DatasetError, is_scan
 from relevance_assets.cohort.slice_files import CLASSES, MATLAB, read_header, read_mask, read_slice
 from relevance_assets.cohort.text import one_line, read_text
+from relevance_assets.cohort.watch import Folder, Seen
+from relevance_assets.files import fingerprint
 from relevance_assets.imaging.volumes import ScanError
 
-__all__ = ["BLOCK", "SCHEMA", "index_slices", "read_mask", "read_slice", "slice_order"]
+__all__ = ["BLOCK", "SCHEMA", "index_slices", "look_slices", "read_mask", "read_slice", "slice_order"]
 
 #: About ten patients' slices of one plane (3,064 slices of 233 patients in up to three planes are some 5 each), so
 #: borders between sets, at which slices are left out, are few; and some 40 blocks, enough to divide 2,109 slices.
@@ -199,7 +201,7 @@ def _folds(path: Path | None) -> np.ndarray | None:
     """The published folds by slice number, (n,) integers; None where there is no file."""
     if path is None:
         return None
-    import h5py  # type: ignore[import-untyped]
+    import h5py
     from scipy.io import loadmat
 
     try:
@@ -281,3 +283,23 @@ def _plain_number(text: str) -> str:
 
 def _alphanumeric(text: str) -> str:
     return re.sub("[^A-Za-z0-9]", "", text)
+
+
+def look_slices(index: pl.DataFrame, folder: Path) -> Folder:
+    """The slices of an index as files of this moment, for whoever asks what is new.
+
+    Parameters
+    ----------
+    index : frame
+        Of `index_slices`; slices with a problem are left out.
+    folder : Path
+    """
+    scans = {}
+    for scan, image, mask in index.filter(pl.col("problem").is_null()).select("scan", "image", "mask").iter_rows():
+        found = [Path(path).stat() for path in dict.fromkeys((image, mask))]
+        signature = fingerprint([(one.st_size, one.st_mtime_ns) for one in found])
+        scans[scan] = Seen(signature, max(one.st_ctime for one in found))
+    above = [path.stat() for name in (INDEX, FOLDS) if (path := folder / name).exists()]
+    problems = index.filter(pl.col("problem").is_not_null())["problem"].to_list()
+    others = fingerprint([(one.st_size, one.st_mtime_ns) for one in above], problems)
+    return Folder(dict(sorted(scans.items())), others, max((one.st_ctime for one in above), default=0.0))

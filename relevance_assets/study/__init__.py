@@ -39,6 +39,7 @@ from relevance_assets.study.preparation import (
     ScaleStep,
     Step,
 )
+from relevance_assets.study.slices import RuleGrid, Slices, SliceSplit
 from relevance_assets.study.training import Augmentation, Model, Phase, Split, Training
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "Remove",
     "Reorient",
     "Resample",
+    "RuleGrid",
     "STEPS",
     "Sanity",
     "Scale",
@@ -80,6 +82,8 @@ __all__ = [
     "Settings",
     "Shape",
     "Share",
+    "SliceSplit",
+    "Slices",
     "Split",
     "Statistics",
     "Step",
@@ -117,6 +121,8 @@ class Study(Settings):
     sanity: Sanity | None = None
     lesions: Lesions | None = None
     segmentation: Segmentation | None = None
+    slices: Slices | None = None
+    rule_grid: RuleGrid | None = None
     statistics: Statistics = Statistics()
     automation: Automation = Automation()
 
@@ -133,13 +139,32 @@ class Study(Settings):
             raise ValueError(
                 "methods: names must differ by more than underscores and capitals (they become BIDS labels)"
             )
+        if self.slices:
+            self._check_slices()
+            return self
         self._check_parts()
         self._check_evidence()
         self._check_preparation()
         return self
 
+    def _check_slices(self) -> None:
+        """Raise ValueError where a study of slices lacks its model, or asks for what only scans have."""
+        if self.model is None or self.cohort.target is None or self.cohort.target.kind != "classes":
+            raise ValueError("slices: a study of slices needs model and cohort.target of kind classes")
+        if len(self.contrasts) != 1:
+            raise ValueError("slices: a slice is one picture, so one contrast")
+        given: dict[str, object] = {"methods": self.methods, "preparation": self.preparation, "lesions": self.lesions}
+        given |= {name: getattr(self, name) for name in ("segmentation", "inversion", "heat_map", "sanity")}
+        given |= {"cohort.bids": self.cohort.bids, "cohort.subjects": self.cohort.subjects}
+        given |= {"cohort.covariates": self.cohort.covariates}
+        for name, value in given.items():
+            if value:
+                raise ValueError(f"{name}: not for a study of slices; leave it out")
+
     def _check_parts(self) -> None:
         """Raise ValueError where a model lacks what it needs, or there is nothing to do."""
+        if self.rule_grid:
+            raise ValueError("rule_grid: only of a study with slices")
         parts = {"model": self.model, "cohort.target": self.cohort.target, "methods": self.methods}
         absent = [name for name, part in parts.items() if not part]
         if absent and (len(absent) < len(parts) or not self.lesions):

@@ -68,6 +68,13 @@ class Target(Settings):
     classes: list[str] = Field(default=[], description="the values of the column, in the order of the outputs")
     unit: str = ""
 
+    @property
+    def of_one_output(self) -> Literal["binary", "regression"]:
+        """The kind, of networks with one output."""
+        if self.kind == "classes":
+            raise ValueError("target: kind classes has an output for each class")
+        return self.kind
+
     @model_validator(mode="after")
     def _threshold_given(self) -> Target:
         if (self.kind == "binary") != (self.threshold is not None):

@@ -65,6 +65,26 @@ _GRID = (
 )
 
 _SOURCE = _text("source", "whose masks, as the study names them, e.g. manual")
+_EXPLAINED = _text("explained", "class that the map explains: 'true' or 'predicted'")
+_CELL = _text("map", "cell of the grid, or another method")
+_MEASURE = _text("measure", "score, with its quantile")
+_CELLS = (
+    _text("method", "'lrp_grid', another method, or 'random_weights' (the cell for a network that learnt nothing)"),
+    _real("gamma", "gamma of the cell", nullable=True),
+    _real("epsilon", "epsilon of the cell", nullable=True),
+)
+_SCORE = (
+    _text("score", "of the quantile mask: 'iou', 'dice', 'precision', ...; of the map: 'relevance_mass_accuracy', ..."),
+    _real("quantile", "the mask holds what is above it; null for measures of the map itself", nullable=True),
+)
+_MEAN = (
+    _real("value", "mean over slices; null where undefined", nullable=True),
+    *_INTERVAL,
+    _real("chance", "mean chance level", nullable=True),
+    _real("ceiling", "mean ceiling", nullable=True),
+    _whole("n", "slices with a value"),
+    _whole("people", "people (or blocks) that they are of"),
+)
 _CLASS = _text("class", "'ventricle' or 'wmh'")
 _LEFT_OUT = "the fold whose network left the person out, or 'ensemble': all networks, of a person that none knows"
 _RULE = _text("rule", "of the zones: 'published_2d' (objects in slices), 'lesion_3d' (lesions), 'voxel_3d' (voxels)")
@@ -149,8 +169,8 @@ _ALL = (
         _real("maximum", "greatest", nullable=True),
     )),
     _table("splits", "Set and fold of each scan; all scans of a person are in the same.", (_SCAN,), (
-        _text("set", "'train', 'test' or 'new' (came after the split)"),
-        _whole("fold", "fold in which the scan is validated; null for test and new", nullable=True),
+        _text("set", "'train', 'test', 'new' (came after the split) or, of slices, 'buffer' (left out between sets)"),
+        _whole("fold", "fold in which the scan is validated; null where it is in none", nullable=True),
         _text("participant_id", "sub-<label>"),
         _text("draw", "which split it is: hash of settings and cohort when it was drawn", nullable=True),
     )),
@@ -356,6 +376,96 @@ _ALL = (
         _real("share_above", "share of the region above a quarter of all scans", nullable=True),
         _real("p_corrected", "difference: smallest p in the region, corrected over the brain by the maximum "
               "statistic; first scans of people only", nullable=True),
+    )),
+    _table("slices", "2D pictures with a mask: files, class, patient.", (_SCAN,), (
+        _text("slice_id", "number or name of the slice, as given"),
+        _text("class", "as given"),
+        _text("patient", "as given; null where none is known", nullable=True),
+        _whole("fold", "fold of the published cvind.mat, from 1", nullable=True),
+        _text("image", "picture, relative to the folder of slices"),
+        _text("mask", "mask of truth, relative to the folder of slices; a .mat holds both"),
+    )),
+    _table("class_predictions", "What the model says of each class of a slice.", (
+        _MODEL, _FOLD, _SCAN, _text("class", "a class"),
+    ), (
+        _text("set", "the slice's role for this model: 'train', 'validation', 'test', 'new' or 'buffer' (left out)"),
+        _real("logit", "the model's output"),
+        _real("probability", "softmax of the logits"),
+        Column("is_true", pl.Boolean(), "whether the slice is of this class"),
+        Column("is_predicted", pl.Boolean(), "whether it has the greatest logit"),
+    )),
+    _table("confusion", "Slices of each class by what they are called.", (
+        _MODEL, _FOLD, _text("set", "'train', 'validation', 'test', 'new' or 'buffer'"),
+        _text("true", "class as given"), _text("predicted", "class with the greatest logit"),
+    ), (
+        _whole("count", "slices"),
+    )),
+    _table("rule_grid", "Scores of every map of a slice against its mask, beside chance and ceiling.", (
+        _SCAN, _EXPLAINED, _CELL, _MEASURE,
+    ), (
+        *_CELLS, *_SCORE,
+        _real("value", "null where undefined, or where the map does not add up", nullable=True),
+        _real("chance", "expectation of a mask of the same size, or of the same values, at random", nullable=True),
+        _real("ceiling", "most that sizes allow", nullable=True),
+        _real("normalised", "(value - chance) / (ceiling - chance)", nullable=True),
+        _whole("mask_pixels", "pixels of the quantile mask; null for measures of the map itself", nullable=True),
+        _whole("truth_pixels", "pixels of the tumour"),
+        _whole("pixels", "pixels of the slice"),
+    )),
+    _table("rule_maps", "Account of every map of the grid: what it started with, what arrived, what was lost.", (
+        _SCAN, _EXPLAINED, _CELL,
+    ), (
+        *_CELLS,
+        _text("class", "the class explained"),
+        _real("start", "relevance put in: the class's logit; null for methods without account", nullable=True),
+        _real("total", "sum over the map", nullable=True),
+        _real("bias", "lost to biases", nullable=True),
+        _real("stabiliser", "lost to stabilisers, and to epsilon", nullable=True),
+        _real("dead", "lost at units without contributions", nullable=True),
+        _real("clamped", "lost where a rule cuts off", nullable=True),
+        _real("unexplained", "start minus total minus all losses; zero to rounding", nullable=True),
+        Column("sound", pl.Boolean(), "whether it adds up within the engine's bound; maps that do not have no scores"),
+        _text("path", f"map, {_PATH}; null where it is not kept", nullable=True),
+    )),
+    _table("rule_cells", "Mean score of every cell on validation and on test slices.", (
+        _EXPLAINED, _MEASURE, _text("set", "'validation' or 'test'"),
+        _real("gamma", "gamma of the cell"), _real("epsilon", "epsilon of the cell"),
+    ), (
+        *_SCORE, *_MEAN,
+        _real("wins", "share of resamples of validation people in which it is chosen; validation only", nullable=True),
+        Column("is_chosen", pl.Boolean(), "whether it is best on validation slices"),
+        Column("is_distinguishable", pl.Boolean(), "whether it is surely worse than the chosen one", nullable=True),
+    )),
+    _table("rule_comparison", "The chosen cell and all else on test slices.", (
+        _EXPLAINED, _MEASURE,
+        _text("stratum_kind", "'all', 'class' or 'prediction'"), _text("stratum", "which"),
+        _text("role", "'chosen', 'published', 'worst', 'best_...' of a part of the grid, 'best_on_test' (cheating), "
+              "'reference'"),
+        _CELL,
+    ), (
+        *_CELLS, *_SCORE, *_MEAN,
+        _real("gain", "mean of value minus chance", nullable=True),
+        _real("gain_low", "lower end of its interval", nullable=True),
+        _real("gain_high", "upper end of its interval", nullable=True),
+        _real("validation", "its mean on validation slices", nullable=True),
+        _real("difference", "mean of the chosen cell minus this, on the same slices", nullable=True),
+        _real("difference_low", "lower end of its interval", nullable=True),
+        _real("difference_high", "upper end of its interval", nullable=True),
+        _real("p", "sign flips of people, two-sided", nullable=True),
+        _real("p_corrected", "corrected over the choice's differences", nullable=True),
+        _text("correction", "how", nullable=True),
+        _whole("n_pairs", "slices compared", nullable=True),
+        _whole("resamples", "bootstrap resamples in which it is defined", nullable=True),
+    )),
+    _table("rule_means", "Mean score of every map over slices, ours and in the published form.", (
+        _EXPLAINED, _MEASURE, _text("set", "'validation' or 'test'"), _CELL,
+        _text("form", "'mean_over_images', or 'sum_over_n_as_published' (what is undefined counts as 0)"),
+    ), (
+        *_CELLS, *_SCORE, *_MEAN,
+    )),
+    _table("rule_answers", "What the numbers say, in words made from them.", (_EXPLAINED, _MEASURE), (
+        *_SCORE,
+        _text("answer", "a paragraph"),
     )),
     _table("segmentations", "Masks of the study's own networks, on the native grid.", (_SCAN, _CLASS), (
         _text("path", f"mask, {_PATH}"),

@@ -1,0 +1,161 @@
+"""Maps of one slice by many cells and other methods, from the trained network or one that learnt nothing.
+
+Belongs here: opening the network for the grid of rules, and the other methods on it. Does not belong here: scores, what
+is kept (`rule_grid.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from relevance_assets.assets.class_models import FOLD
+from relevance_assets.assets.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from relevance_assets.relevance.rule_grid import RuleGrid
+
+__all__ = ["GRID", "CellMaps", "OneMap"]
+
+GRID = "lrp_grid"
+ACCOUNT = ("start", "total", "bias", "stabiliser", "dead", "clamped", "unexplained")
+
+
+@dataclass(frozen=True)
+class OneMap:
+    """A map, what made it, and its account (empty for methods that have none)."""
+
+    method: str
+    gamma: float | None
+    epsilon: float | None
+    relevance: np.ndarray  # (x, y) float32
+    account: dict[str, float]
+    sound: bool
+
+    def key(self) -> dict[str, Any]:
+        return {"map": self.name, "method": self.method, "gamma": self.gamma, "epsilon": self.epsilon}
+
+    @property
+    def name(self) -> str:
+        return self.method if self.gamma is None else f"gamma {self.gamma:g}, epsilon {self.epsilon:g}"
+
+    def numbers(self) -> dict[str, Any]:
+        return {name: self.account.get(name) for name in ACCOUNT} | {"sound": self.sound}
+
+
+class CellMaps:
+    """The network made ready for the grid; opened once for any number of slices.
+
+    Parameters
+    ----------
+    cells
+        (gamma, epsilon); all of the study's grid where None.
+    references
+        Other methods; the study's where None.
+    trained
+        False: the same network with weights as drawn.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        cells: Sequence[tuple[float, float]] | None = None,
+        references: Sequence[str] | None = None,
+        trained: bool = True,
+    ) -> None:
+        settings = workspace.study.rule_grid
+        assert settings is not None
+        self.workspace, self.settings, self.trained = workspace, settings, trained
+        self.references = settings.references if references is None else references
+        every = [(gamma, epsilon) for gamma in settings.gammas for epsilon in settings.epsilons]
+        self.cells = every if cells is None else list(cells)
+
+    def image(self, scan: str) -> np.ndarray:
+        """(3, x, y): the slice in all three colours."""
+        import numpy as np
+
+        from relevance_assets.imaging.volumes import load_volume
+
+        values = load_volume(self.workspace.prepared_paths(scan)[0])[0][..., 0]
+        return np.repeat(values[None].astype(np.float32), 3, axis=0)
+
+    def truth(self, scan: str) -> np.ndarray:
+        """(x, y) bool."""
+        from relevance_assets.imaging.volumes import load_volume
+
+        inside: np.ndarray = load_volume(self.workspace.tumour_path(scan))[0][..., 0] > 0
+        return inside
+
+    def __call__(self, image: np.ndarray, target: int) -> Iterator[OneMap]:
+        """All maps of one slice for one class: cells in the order of the grid, then the other methods."""
+        found = {one.cell: one for one in self.grid(image, (target,))}
+        for cell in self.cells:
+            one = found[cell]
+            numbers = {name: getattr(one.account, name) for name in ACCOUNT}
+            yield OneMap(GRID, *cell, one.relevance, numbers, one.account.sound())
+        for name in self.references:
+            yield OneMap(name, None, None, self._reference(name, image, target), {}, True)
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        """(1, 3, x, y) to logits."""
+        import torch
+        from torch import nn
+
+        from relevance_assets.models.vgg16 import VGG16
+        from relevance_assets.training import checkpoint
+
+        path = self.workspace.home.model(self.workspace.study.name, int(FOLD)) / "model.pt"
+        if self.trained:
+            found = checkpoint.load(path)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.settings.seed)
+                found = checkpoint.describe(path).build(weights=None).eval()
+        if not isinstance(found, VGG16):
+            raise ValueError(f"rule_grid: explains a vgg16, not {self.workspace.study.network.name}")
+        return nn.Sequential(found.features, found.avgpool, found.flatten, found.classifier)
+
+    @cached_property
+    def grid(self) -> RuleGrid:
+        from relevance_assets.precision import has_gpu
+        from relevance_assets.relevance.rule_grid import RuleGrid
+        from relevance_assets.relevance.vgg_rules import composite
+
+        settings = self.settings
+        assert self.workspace.study.slices is not None
+        composites = {
+            cell: composite(
+                settings.variant, *cell, boxes=settings.boxes, signed=settings.signed, relative=settings.relative
+            )
+            for cell in self.cells
+        }
+        shape = (3, *self.workspace.study.slices.size)
+        return RuleGrid(self.network, shape, composites, device="cuda" if has_gpu() else "cpu")
+
+    def _reference(self, name: str, image: np.ndarray, target: int) -> np.ndarray:
+        """Another method's map, summed over the colours."""
+        import numpy as np
+        import torch
+
+        from relevance_assets.relevance.baselines import BASELINES
+
+        method, device = BASELINES[name], self.grid.explainer.device
+        features, *rest = self.network.to(device).children()
+
+        def value(inputs: tuple[torch.Tensor, ...]) -> Any:
+            seen = features(inputs[0])
+            output = seen
+            for part in rest:
+                output = part(output)
+            return (output[:, target], seen) if method.needs == "features" else output[:, target]
+
+        (found,) = method(value, (torch.from_numpy(image)[None].to(device),))
+        relevance: np.ndarray = found[0].sum(0).detach().cpu().numpy().astype(np.float32)
+        return relevance
