@@ -213,8 +213,8 @@ def run(
     bids: Annotated[
         Path | None,
         typer.Option(
-            help="Your BIDS folder; of a study of slices, your folder of slices. Without it: the one of the last call, at "
-            "first the synthetic cohort."
+            help="Your BIDS folder, or a study's folder of slices. Without it: the one of the last call, at first the "
+            "synthetic cohort."
         ),
     ] = None,
     home: HomeOption = None,
@@ -246,9 +246,8 @@ def run(
         wanted = (read_settings(settings_file) if settings_file else {}) | _settings(settings or [])
     except SettingsError as error:
         raise _quit(error, 2) from error
-    if bids is not None:
-        if not bids.is_dir():
-            raise _quit(f"{bids}: no such folder; --bids takes the root of a BIDS dataset, or a folder of slices", 2)
+    if bids is not None and not bids.is_dir():
+        raise _quit(f"{bids}: no such folder; --bids takes the root of a BIDS dataset, or a folder of slices", 2)
     synthetic = False
     try:
         studies = load_studies(place)

@@ -57,7 +57,7 @@ def study_automation(workspace: Workspace, stages: list[Stage]) -> dg.Definition
     switched on.
     """
     study = workspace.study
-    own = study.cohort.bids is not None
+    own = (study.slices.folder if study.slices else study.cohort.bids) is not None
     keys = {stage.name: asset_key(workspace, stage.name) for stage in stages}
     statistics = dg.define_asset_job(
         f"{study.name}_statistics",

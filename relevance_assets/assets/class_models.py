@@ -108,7 +108,8 @@ def _scores(workspace: Workspace) -> Stage:
             )
             metric = pl.concat_str("metric", "class", separator="_", ignore_nulls=True)
             parts.append(measured.with_columns(metric=metric, set=pl.lit(name)).drop("class"))
-            counts.append(confusion(target, output, classes).with_columns(set=pl.lit(name)))
+            counted = confusion(target, output, classes).with_columns(set=pl.lit(name))
+            counts.append(counted.rename({"true": "true_class", "predicted": "predicted_class"}))
         key = {"model": pl.lit(study.network.name), "fold": pl.lit(FOLD)}
         scores = pl.concat(parts).with_columns(**key)
         test = scores.filter(set="test")

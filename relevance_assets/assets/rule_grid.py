@@ -15,7 +15,7 @@ import polars as pl
 from relevance_assets.assets.class_models import FOLD
 from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.models import model_hash, role_of
-from relevance_assets.assets.rule_maps import GRID, CellMaps
+from relevance_assets.assets.rule_maps import GRID, CellMaps, map_name
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, Work, each, tick
 from relevance_assets.assets.workspace import Workspace, camel
 from relevance_assets.files import fingerprint, sidecar, write_json
@@ -73,8 +73,6 @@ def _rule_grid(workspace: Workspace) -> Stage:
             yield lambda scan: make(scan, maps)
 
     def make(scan: str, maps: CellMaps) -> Done:
-        from relevance_assets.evidence.mask_scores import score_maps
-
         image, truth = maps.image(scan), maps.truth(scan)
         predictions = workspace.read("class_predictions", scan)
         places = {name: number for number, name in enumerate(study.target.classes)}
@@ -83,24 +81,8 @@ def _rule_grid(workspace: Workspace) -> Stage:
         }
         tables: dict[str, list[pl.DataFrame]] = {"rule_grid": [], "rule_maps": []}
         for target in sorted(set(targets.values())):
-            found = list(maps(image, target))
-            scores = score_maps([one.relevance for one in found], truth, quantiles=settings.quantiles, auc=False)
-            keys = (
-                pl.DataFrame([one.key() for one in found])
-                .with_row_index("map")
-                .with_columns(pl.col("map").cast(pl.Int64))
-            )
-            sound = pl.DataFrame({"map": range(len(found)), "sound": [one.sound for one in found]})
-            measured = (
-                scores.join(keys, on="map")
-                .join(sound, on="map")
-                .with_columns(
-                    # what does not add up says nothing
-                    value=pl.when("sound").then("value"),
-                    normalised=pl.when("sound").then("normalised"),
-                )
-            )
-            measured = measured.with_columns(measure=_measure()).drop("map", "sound")
+            found, measured = maps.scored(image, target, truth)
+            measured = measured.with_columns(measure=_measure())
             accounts = pl.DataFrame([one.key() | one.numbers() for one in found], infer_schema_length=None)
             for explained in (name for name, one in targets.items() if one == target):
                 named = {
@@ -220,8 +202,7 @@ def _rule_selection(workspace: Workspace) -> Stage:
             "rule_answers": pl.DataFrame(texts, schema=schema, orient="row"),
         }
         tables = {name: frame.with_columns(measure=_measure()) for name, frame in tables.items()}
-        tables["rule_comparison"] = tables["rule_comparison"].with_columns(map=_map_name())
-        tables["rule_means"] = tables["rule_means"].with_columns(map=_map_name())
+        tables |= {name: _with_maps(tables[name]) for name in ("rule_comparison", "rule_means")}
         main = next((text for *key, text in texts if key == list(_main(settings))), texts[0][3])
         return Done(
             tables=tables,
@@ -260,16 +241,10 @@ def _choice(explained: object, score: object, quantile: object) -> pl.Expr:
     return same & pl.col("quantile").eq_missing(pl.lit(quantile, pl.Float64))
 
 
-def _map_name() -> pl.Expr:
-    """A cell's or a method's name: the key of a row."""
-    cell = pl.format("gamma {}, epsilon {}", "gamma", "epsilon")
-    return (
-        pl.when(pl.col("gamma").is_null())
-        .then("method")
-        .when(pl.col("method") == GRID)
-        .then(cell)
-        .otherwise(pl.format("{} at {}", "method", cell))
-    )
+def _with_maps(frame: pl.DataFrame) -> pl.DataFrame:
+    """With the key of each row's map."""
+    names = [map_name(*row) for row in frame.select("method", "gamma", "epsilon").iter_rows()]
+    return frame.with_columns(pl.Series("map", names, pl.String))
 
 
 def _rows(workspace: Workspace) -> pl.DataFrame:
@@ -283,8 +258,6 @@ def _rows(workspace: Workspace) -> pl.DataFrame:
 
 def _random_rows(workspace: Workspace, rows: pl.DataFrame, selection: Selection) -> pl.DataFrame:
     """Scores of the chosen cells on test slices for a network with weights as drawn."""
-    from relevance_assets.evidence.mask_scores import score_maps
-
     settings = _settings(workspace)
     chosen = selection.cells.filter("is_chosen").select(*KEYS, "gamma", "epsilon").unique()
     cells = sorted(set(chosen.select("gamma", "epsilon").iter_rows()))
@@ -297,18 +270,9 @@ def _random_rows(workspace: Workspace, rows: pl.DataFrame, selection: Selection)
         said = workspace.read("class_predictions", row["scan"])
         for explained in settings.explained:
             target = places[said.filter(f"is_{explained}")["class"][0]]
-            found = list(maps(maps.image(row["scan"]), target))
-            scores = score_maps(
-                [one.relevance for one in found], maps.truth(row["scan"]), quantiles=settings.quantiles, auc=False
-            )
-            named = (
-                pl.DataFrame([one.key() for one in found])
-                .with_row_index("map")
-                .with_columns(pl.col("map").cast(pl.Int64))
-            )
-            frame = scores.join(named, on="map").drop("map")
+            _, frame = maps.scored(maps.image(row["scan"]), target, maps.truth(row["scan"]))
             parts.append(frame.with_columns(explained=pl.lit(explained), **{name: pl.lit(row[name]) for name in keys}))
-    frame = pl.concat(parts, how="vertical_relaxed").with_columns(method=pl.lit("random_weights"))
+    frame = pl.concat(parts, how="vertical_relaxed").drop("map").with_columns(method=pl.lit("random_weights"))
     wanted = chosen.join(frame, on=["explained", "score", "gamma", "epsilon"], suffix="_of_row")
     same = pl.col("quantile").eq_missing(pl.col("quantile_of_row"))
     return wanted.filter(same).drop("quantile_of_row")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from relevance_assets.assets.class_models import FOLD
 from relevance_assets.assets.workspace import Workspace
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from relevance_assets.relevance.rule_grid import RuleGrid
 
-__all__ = ["GRID", "CellMaps", "OneMap"]
+__all__ = ["GRID", "CellMaps", "OneMap", "map_name"]
 
 GRID = "lrp_grid"
 ACCOUNT = ("start", "total", "bias", "stabiliser", "dead", "clamped", "unexplained")
@@ -38,14 +40,23 @@ class OneMap:
     sound: bool
 
     def key(self) -> dict[str, Any]:
-        return {"map": self.name, "method": self.method, "gamma": self.gamma, "epsilon": self.epsilon}
-
-    @property
-    def name(self) -> str:
-        return self.method if self.gamma is None else f"gamma {self.gamma:g}, epsilon {self.epsilon:g}"
+        return {
+            "map": map_name(self.method, self.gamma, self.epsilon),
+            "method": self.method,
+            "gamma": self.gamma,
+            "epsilon": self.epsilon,
+        }
 
     def numbers(self) -> dict[str, Any]:
         return {name: self.account.get(name) for name in ACCOUNT} | {"sound": self.sound}
+
+
+def map_name(method: str, gamma: float | None, epsilon: float | None) -> str:
+    """The key of a map in tables: its cell, its method, or both."""
+    if gamma is None:
+        return method
+    cell = f"gamma {gamma:g}, epsilon {epsilon:g}"
+    return cell if method == GRID else f"{method} at {cell}"
 
 
 class CellMaps:
@@ -101,6 +112,16 @@ class CellMaps:
             yield OneMap(GRID, *cell, one.relevance, numbers, one.account.sound())
         for name in self.references:
             yield OneMap(name, None, None, self._reference(name, image, target), {}, True)
+
+    def scored(self, image: np.ndarray, target: int, truth: np.ndarray) -> tuple[list[OneMap], pl.DataFrame]:
+        """All maps of one slice for one class, and their scores with their keys; of a map that does not add up none."""
+        from relevance_assets.evidence.mask_scores import score_maps
+
+        found = list(self(image, target))
+        scores = score_maps([one.relevance for one in found], truth, quantiles=self.settings.quantiles, auc=False)
+        keys = pl.DataFrame([{"place": place, "sound": one.sound} | one.key() for place, one in enumerate(found)])
+        known = (pl.when("sound").then(name).alias(name) for name in ("value", "normalised"))
+        return found, scores.rename({"map": "place"}).join(keys, on="place").with_columns(known).drop("place", "sound")
 
     @cached_property
     def network(self) -> torch.nn.Module:

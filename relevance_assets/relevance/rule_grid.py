@@ -71,7 +71,7 @@ class Account:
         Rules that amplify relevance (epsilon near -z, gamma near -1) may break it in float32; float64 bears more.
         """
         left = np.maximum(abs(self.unexplained), self.worst)
-        return bool(np.isfinite([self.total, left]).all()) and left <= BOUNDS[dtype] * abs(self.start)
+        return bool(np.isfinite([self.total, left]).all() and left <= BOUNDS[dtype] * abs(self.start))
 
 
 @dataclass(frozen=True)

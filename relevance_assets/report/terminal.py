@@ -5,6 +5,7 @@ Belongs here: choosing and formatting. Does not belong here: computing anything 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import polars as pl
@@ -17,6 +18,7 @@ from relevance_assets.home import Home
 from relevance_assets.report.notices import notices
 from relevance_assets.report.tables import interval, number, table
 from relevance_assets.report.terminal_lesions import LESION_PARTS
+from relevance_assets.report.terminal_rules import RULE_PARTS
 from relevance_assets.study import Study
 from relevance_assets.tables.store import Store
 
@@ -45,14 +47,19 @@ def study_summary(home: Home, name: str) -> list[RenderableType]:
     study = load_studies(home)[name]
     store = Store(home.tables)
     parts: list[RenderableType] = [Text()]
-    given = study.cohort.subjects or study.cohort.bids
+    given = study.slices.folder if study.slices else study.cohort.subjects or study.cohort.bids
     source = str(given) if given else "synthetic cohort: nothing here says anything about people"
     parts += [Text(study.title, style="bold"), Text(source, style="dim")]
-    makers = (_scores, _scenarios, _localisation, _sanity, _correlations) if study.model else LESION_PARTS
-    for make in makers:
+    for make in _makers(study):
         part = make(study, store)
         parts += [Text(), part] if part is not None else []
     return [*parts, Text(), _places(home, study)]
+
+
+def _makers(study: Study) -> Sequence[Callable[[Study, Store], RenderableType | None]]:
+    if study.slices:
+        return RULE_PARTS
+    return (_scores, _scenarios, _localisation, _sanity, _correlations) if study.model else LESION_PARTS
 
 
 def _scores(study: Study, store: Store) -> RenderableType | None:

@@ -396,7 +396,7 @@ _ALL = (
     )),
     _table("confusion", "Slices of each class by what they are called.", (
         _MODEL, _FOLD, _text("set", "'train', 'validation', 'test', 'new' or 'buffer'"),
-        _text("true", "class as given"), _text("predicted", "class with the greatest logit"),
+        _text("true_class", "as given"), _text("predicted_class", "the one with the greatest logit"),
     ), (
         _whole("count", "slices"),
     )),

@@ -604,7 +604,45 @@ def fill(root: Path) -> Store:
         ),
     )
     _lesions(store, "lesion_profile")
+    _slices(store, "tumour")
     return store
+
+
+def _slices(store: Store, study: str) -> None:
+    """One slice, one cell and one other method, and a row of each summary."""
+    scan = "sub-7_ses-12"
+    key = {"scan": scan, "explained": "true"}
+    cell = {"map": "gamma -20, epsilon 0", "method": "lrp_grid", "gamma": -20.0, "epsilon": 0.0}
+    other = {"map": "grad_cam", "method": "grad_cam", "gamma": None, "epsilon": None}
+    score = {"measure": "iou at 0.95", "score": "iou", "quantile": 0.95}
+    mean = {"value": 0.3, "chance": 0.02, "ceiling": 0.5, "n": 1, "people": 1}
+    account = {"class": "glioma", "start": 2.0, "total": 1.5, "sound": True}
+    said = {"model": "vgg16", "fold": "0", "set": "test", "logit": 1.0, "probability": 0.7}
+    picture = {"slice_id": "12", "class": "glioma", "patient": "7", "fold": 1, "image": "a.png", "mask": "b.png"}
+    of_scan = {
+        "class_predictions": [said | {"class": "glioma", "is_true": True, "is_predicted": True}],
+        "rule_grid": [key | one | score | {"value": 0.3, "truth_pixels": 9, "pixels": 99} for one in (cell, other)],
+        "rule_maps": [key | one | account for one in (cell, other)],
+    }
+    for table, rows in of_scan.items():
+        store.write(table, study, scan, pl.DataFrame(rows).with_columns(scan=pl.lit(scan)))
+    whole = {
+        "slices": [picture | {"scan": scan}],
+        "confusion": [
+            {"model": "vgg16", "fold": "0", "set": "test", "true_class": "a", "predicted_class": "b", "count": 2}
+        ],
+        "rule_cells": [
+            {"explained": "true", "set": "test", "gamma": -20.0, "epsilon": 0.0, "is_chosen": True} | score | mean
+        ],
+        "rule_comparison": [
+            {"explained": "true", "stratum_kind": "all", "stratum": "all", "role": role} | one | score | mean
+            for role, one in (("chosen", cell), ("reference", other))
+        ],
+        "rule_means": [{"explained": "true", "set": "test", "form": "mean_over_images"} | cell | score | mean],
+        "rule_answers": [{"explained": "true", "answer": "It cannot be told."} | score],
+    }
+    for table, rows in whole.items():
+        store.write(table, study, "all", pl.DataFrame(rows))
 
 
 def _lesions(store: Store, study: str) -> None:

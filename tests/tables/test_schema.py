@@ -14,7 +14,7 @@ def splits(**columns: list) -> pl.DataFrame:
 
 
 def test_every_table_of_the_design_is_declared_with_study_first() -> None:
-    assert len(TABLES) == 48
+    assert len(TABLES) == 57
     for name, table in TABLES.items():
         assert table.name == name
         assert table.key[0] == table.columns[0].name == "study"

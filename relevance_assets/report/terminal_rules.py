@@ -1,0 +1,62 @@
+"""What the command line prints of a study of slices.
+
+Belongs here: choosing and formatting. Does not belong here: computing anything new, tables of other studies
+(`terminal.py`).
+"""
+
+from __future__ import annotations
+
+import polars as pl
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from relevance_assets.report.tables import interval, table
+from relevance_assets.study import Study
+from relevance_assets.tables.store import Store
+
+__all__ = ["RULE_PARTS"]
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_auc")
+
+
+def _classes(study: Study, store: Store) -> RenderableType | None:
+    """How well classes are told apart on test slices, over all and by class."""
+    frame = store.read("scores", study.name).filter(set="test")
+    if frame.is_empty():
+        return None
+    wanted = [*METRICS, *(f"recall_{name}" for name in study.target.classes)]
+    rows = {row["metric"]: row for row in frame.iter_rows(named=True)}
+    return table(
+        "The network, on test slices",
+        ["measure", "value", "95 %", "slices"],
+        [[name, rows[name]["value"], interval(rows[name]), rows[name]["n"]] for name in wanted if name in rows],
+    )
+
+
+def _rules(study: Study, store: Store) -> RenderableType | None:
+    """The chosen cell beside all else, by the study's score, on test slices; and the answer in words."""
+    assert study.rule_grid is not None
+    settings = study.rule_grid
+    frame = store.read("rule_comparison", study.name).filter(
+        (pl.col("explained") == settings.explained[0])
+        & (pl.col("score") == settings.score)
+        & (pl.col("stratum_kind") == "all")
+        & (pl.col("quantile").is_null() | (pl.col("quantile") == settings.quantiles[0]))
+    )
+    if frame.is_empty():
+        return None
+    order = pl.col("role").replace_strict({"chosen": 0, "published": 1, "worst": 2}, default=3, return_dtype=pl.Int64)
+    rows = []
+    for row in frame.sort(order, "role", "map").iter_rows(named=True):
+        difference = {"ci_low": row["difference_low"], "ci_high": row["difference_high"]}
+        rows.append([row["role"].replace("_", " "), row["map"], row["value"], row["difference"], interval(difference)])
+    first = frame.filter(role="chosen").row(0, named=True)
+    title = (
+        f"{settings.score} on {first['n']} test slices, chance {first['chance']:.3f}, ceiling {first['ceiling']:.3f}"
+    )
+    answers = store.read("rule_answers", study.name).filter(explained=first["explained"], measure=first["measure"])
+    found = table(title, ["role", "map", "mean", "chosen minus this", "95 %"], rows, right_from=2)
+    return Group(found, Text(), Text(answers["answer"][0])) if answers.height else found
+
+
+RULE_PARTS = (_classes, _rules)
