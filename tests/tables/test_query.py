@@ -355,3 +355,22 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     file.write_text("not a database " * 1000)
     with pytest.raises(QueryError, match=r"results\.duckdb: .*not a valid DuckDB"):
         run_query(file, "SELECT 1")
+
+
+def test_best_rules(database: Path) -> None:
+    columns = ("gamma", "epsilon", "measure", "test", "chance", "ceiling", "slices", "published_cell")
+    (row,) = of(answer(database, "best_rules"), "tumour", *columns)
+    assert row == (-20, 0, "iou at 0.95", 0.3, 0.02, 0.5, 1, None)  # the role `published` has no row here
+
+
+def test_rules_against_other_methods(database: Path) -> None:
+    found = of(answer(database, "rules_against_other_methods"), "tumour", "map", "value", "difference")
+    assert found == [("grad_cam", 0.3, None)]
+
+
+def test_rules_by_class(database: Path) -> None:
+    columns = ("map", "class", "network_is_right", "slices")
+    assert of(answer(database, "rules_by_class"), "tumour", *columns) == [
+        ("gamma -20, epsilon 0", "glioma", True, 1),
+        ("grad_cam", "glioma", True, 1),
+    ]
