@@ -169,11 +169,14 @@ class CellMaps:
 
         method, device = BASELINES[name], self.grid.explainer.device
         features, *rest = self.network.to(device).children()
+        *convolutions, pool = features.children()  # Grad-CAM's features are those before the last pool
 
         def value(inputs: tuple[torch.Tensor, ...]) -> Any:
-            seen = features(inputs[0])
+            seen = inputs[0]
+            for part in convolutions:
+                seen = part(seen)
             output = seen
-            for part in rest:
+            for part in (pool, *rest):
                 output = part(output)
             return (output[:, target], seen) if method.needs == "features" else output[:, target]
 

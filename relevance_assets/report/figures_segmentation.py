@@ -59,7 +59,8 @@ def segmentation_figure(scans: pl.DataFrame) -> Figure:
         left.set_yscale("log")
         left.set_ylim(floor / 1.3, most * 1.3)
         left.set_ylabel("volume found, ml")
-        right.set_ylim(-0.03, 1.03)
+        right.set_ylim(-0.24, 1.03)  # the legend lies below what was missed altogether
+        right.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
         right.set_ylabel("Dice")
         for axis, title in ((left, "Volumes"), (right, "Overlap")):
             axis.set_title(title, loc="left")

@@ -45,17 +45,20 @@ def _rules(study: Study, store: Store) -> RenderableType | None:
     )
     if frame.is_empty():
         return None
-    order = pl.col("role").replace_strict({"chosen": 0, "published": 1, "worst": 2}, default=3, return_dtype=pl.Int64)
+    roles = {"chosen": 0, "published": 1, "worst": 2, "reference": 3}
+    order = pl.col("role").replace_strict(roles, return_dtype=pl.Int64)
     rows = []
-    for row in frame.sort(order, "role", "map").iter_rows(named=True):
+    for row in frame.filter(pl.col("role").is_in(list(roles))).sort(order, "map").iter_rows(named=True):
         difference = {"ci_low": row["difference_low"], "ci_high": row["difference_high"]}
-        rows.append([row["role"].replace("_", " "), row["map"], row["value"], row["difference"], interval(difference)])
+        cell = f" (γ {row['gamma']:g}, ε {row['epsilon']:g})" if row["gamma"] is not None else ""
+        name = row["role"] if row["role"] != "reference" else row["method"].replace("_", " ")
+        rows.append([f"{name}{cell}", row["value"], row["difference"], interval(difference)])
     first = frame.filter(role="chosen").row(0, named=True)
     title = (
         f"{settings.score} on {first['n']} test slices, chance {first['chance']:.3f}, ceiling {first['ceiling']:.3f}"
     )
     answers = store.read("rule_answers", study.name).filter(explained=first["explained"], measure=first["measure"])
-    found = table(title, ["role", "map", "mean", "chosen minus this", "95 %"], rows, right_from=2)
+    found = table(title, ["map", "mean", "chosen minus this", "95 %"], rows)
     return Group(found, Text(), Text(answers["answer"][0])) if answers.height else found
 
 
