@@ -46,12 +46,14 @@ def materialise(page: Any, asset: str, name: str) -> None:
     page.wait_for_url(re.compile("/runs/"))
 
 
-GROUPS = [study + part for study in ("disability", "brain_age", "lesion_profile") for part in ("", "_statistics")]
+GROUPS = [
+    study + part for study in ("disability", "brain_age", "lesion_profile", "tumour") for part in ("", "_statistics")
+]
 
 
 def test_the_groups_are_named(page: Any) -> None:
     page.goto("/")
-    page.get_by_role("link", name="Lineage").click()
+    page.get_by_role("link", name=re.compile("Lineage$")).click()
     for group in ("synthetic", *GROUPS, "results"):
         page.get_by_text(group, exact=True).first.wait_for()
 
