@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from relevance_assets.cohort.bids import ScanFiles
     from relevance_assets.cohort.watch import Folder
 
-__all__ = ["MANY", "SETTLED_BY", "cohort_stages", "upstream"]
+__all__ = ["MANY", "SETTLED_BY", "cohort_stages", "held_back", "refuse_many_gone", "upstream"]
 
 MANY = 0.5  # share of scans that do not vanish together unless a person asks
 # New scans whose files changed after this moment are left alone: never where a person asks, as the study says where the
@@ -52,33 +52,23 @@ def cohort_stages(workspace: Workspace) -> list[Stage]:
 def _participants(workspace: Workspace) -> Stage:
     study = workspace.study
 
-    def held_back(folder: Folder) -> set[str]:
-        """Scans that somebody may still be copying, and that are not in the cohort yet."""
-        return folder.changed_after(SETTLED_BY.get()) - workspace.derived("scans", "names", _names)
-
     def inputs(_: str) -> Any:
         folder = workspace.folder()
         settings = study.cohort.model_dump(mode="json", exclude={"truth_regions", "bids"})
         contrasts = [contrast.model_dump(mode="json") for contrast in study.contrasts]
-        return [folder.without(held_back(folder)).signature, settings, contrasts]
+        return [folder.without(held_back(workspace, folder)).signature, settings, contrasts]
 
     def make(_: str) -> Done:
         from relevance_assets.cohort.bids import index_scans
         from relevance_assets.cohort.participants import cohort_table, participants_table, read_participants
 
-        late = held_back(workspace.folder())
+        late = held_back(workspace, workspace.folder())
         scans = index_scans(workspace.bids, study.contrasts)
         people = read_participants(workspace.bids)
         frame = cohort_table(study, scans, people)
         frame = frame.filter(~pl.col("scan").is_in(sorted(late)))
         counts = dict(frame.group_by("status").len().iter_rows())
-        known = set(workspace.known_scans()["scan"])
-        gone = known - set(frame.filter(pl.col("status") == "ok")["scan"])
-        if SETTLED_BY.get() < math.inf and len(gone) > max(1, MANY * len(known)):
-            raise ValueError(
-                f"{len(gone)} of {len(known)} scans would leave the study, {min(gone)} first: are the disk and "
-                f"participants.tsv whole? If they are to go, `relevance-assets run {study.name}` takes them out"
-            )
+        refuse_many_gone(workspace, frame, "participants.tsv")
         if not counts.get("ok"):
             reasons = frame.filter(pl.col("reason").is_not_null())["reason"].to_list()
             raise ValueError(f"{workspace.bids}: no usable scan; {reasons[0] if reasons else 'no image found'}")
@@ -104,6 +94,30 @@ def _participants(workspace: Workspace) -> Stage:
         external=() if study.cohort.bids else ("synthetic_cohort",),
         kinds=frozenset({"bids", "polars"}),
     )
+
+
+def held_back(workspace: Workspace, folder: Folder) -> set[str]:
+    """Scans that somebody may still be copying, and that are not in the cohort yet."""
+    return folder.changed_after(SETTLED_BY.get()) - workspace.derived("scans", "names", _names)
+
+
+def refuse_many_gone(workspace: Workspace, frame: pl.DataFrame, listed: str) -> None:
+    """Raise ValueError where the service, unlike a person, would take most scans out: a disk may be missing.
+
+    Parameters
+    ----------
+    frame
+        The new table `scans`.
+    listed
+        The file that lists scans or people.
+    """
+    known = set(workspace.known_scans()["scan"])
+    gone = known - set(frame.filter(pl.col("status") == "ok")["scan"])
+    if SETTLED_BY.get() < math.inf and len(gone) > max(1, MANY * len(known)):
+        raise ValueError(
+            f"{len(gone)} of {len(known)} scans would leave the study, {min(gone)} first: are the disk and "
+            f"{listed} whole? If they are to go, `relevance-assets run {workspace.study.name}` takes them out"
+        )
 
 
 # --------------------------------------------------------------------------------------------------- raw scans

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -15,7 +16,7 @@ import polars as pl
 from relevance_assets.assets.class_models import FOLD
 from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.models import model_hash, role_of
-from relevance_assets.assets.rule_maps import GRID, CellMaps, map_name
+from relevance_assets.assets.rule_maps import CellMaps, OneMap, map_name
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, Work, each, tick
 from relevance_assets.assets.workspace import Workspace, camel
 from relevance_assets.files import fingerprint, sidecar, write_json
@@ -115,6 +116,7 @@ def _rule_grid(workspace: Workspace) -> Stage:
         items=items,
         inputs=inputs,
         work=work,
+        outputs=lambda scan: list(_kept_paths(workspace, scan).values()),
         partition="scan",
         parallel=True,
         needs=("prepared_volumes", "splits", "trained_models", "predictions"),
@@ -130,18 +132,28 @@ def _measure() -> pl.Expr:
     return pl.when(pl.col("quantile").is_null()).then("score").otherwise(at)
 
 
-def _kept(workspace: Workspace, scan: str, explained: str, found: list[Any]) -> pl.Series:
+def _kept_paths(workspace: Workspace, scan: str) -> dict[tuple[str, float | None, float | None], Path]:
+    """Files of the maps that are to be kept, by class explained, gamma and epsilon."""
+    settings = _settings(workspace)
+    return {
+        (explained, *cell): workspace.map_path(
+            scan, camel(explained, "gamma", _label(cell[0]), "epsilon", _label(cell[1])), ""
+        )
+        for explained in settings.explained
+        for cell in settings.maps
+    }
+
+
+def _kept(workspace: Workspace, scan: str, explained: str, found: list[OneMap]) -> pl.Series:
     """Write the maps that are to be kept; their paths, null for the others."""
     from relevance_assets.imaging.volumes import load_volume, save_volume
 
-    wanted = {tuple(map(float, cell)) for cell in _settings(workspace).maps}
-    affine = load_volume(workspace.tumour_path(scan))[1] if wanted else None
+    wanted = _kept_paths(workspace, scan)
+    affine = load_volume(workspace.tumour_path(scan))[1]
     paths: list[str | None] = []
     for one in found:
-        path = None
-        if one.method == GRID and (one.gamma, one.epsilon) in wanted and affine is not None:
-            label = camel(explained, "gamma", _label(one.gamma), "epsilon", _label(one.epsilon))
-            path = workspace.map_path(scan, label, "")
+        path = wanted.get((explained, one.gamma, one.epsilon))
+        if path:
             save_volume(path, one.relevance[..., None], affine)
             write_json(sidecar(path), one.key() | one.numbers() | {"Explained": explained})
         paths.append(workspace.relative(path) if path else None)
@@ -161,7 +173,8 @@ def _rule_selection(workspace: Workspace) -> Stage:
         results = workspace.results("rule_grid")
         if not results:
             raise NotReady("no slice explained yet: rule_grid")
-        return [results, settings.model_dump(mode="json"), study.statistics.model_dump(mode="json")]
+        said = {scan: result for scan, result in workspace.results("predictions").items() if scan in results}
+        return [results, said, settings.model_dump(mode="json"), study.statistics.model_dump(mode="json")]
 
     def make(_: str) -> Done:
         from relevance_assets.assets.metadata import picture
@@ -191,7 +204,7 @@ def _rule_selection(workspace: Workspace) -> Stage:
         for path in figures.values():
             path.unlink(missing_ok=True)
         shown = {}
-        for name, figure in _figures(workspace, selection):
+        for name, figure in _figures(workspace, selection, rows):
             save(figure, figures[name])
             shown[name] = picture(thumbnail(figure), name)
         schema = {"explained": pl.String, "score": pl.String, "quantile": pl.Float64, "answer": pl.String}
@@ -279,7 +292,7 @@ def _random_rows(workspace: Workspace, rows: pl.DataFrame, selection: Selection)
 
 
 # --------------------------------------------------------------------------------------------------------- figures
-def _figures(workspace: Workspace, selection: Selection) -> Iterator[tuple[str, Figure]]:
+def _figures(workspace: Workspace, selection: Selection, rows: pl.DataFrame) -> Iterator[tuple[str, Figure]]:
     from relevance_assets.report.figures_rules import methods_by_class_figure, rule_grid_figure
 
     main = _choice(*_main(_settings(workspace)))
@@ -287,15 +300,15 @@ def _figures(workspace: Workspace, selection: Selection) -> Iterator[tuple[str, 
     if cells["value"].drop_nulls().is_empty():
         return
     yield FIGURES[0], rule_grid_figure(cells, comparison)
-    overlays = _overlays(workspace, comparison)
+    overlays = _overlays(workspace, comparison, rows.filter(set="test")["scan"].unique().sort().to_list())
     if overlays is not None:
         yield FIGURES[1], overlays
     yield FIGURES[2], methods_by_class_figure(comparison)
 
 
-def _overlays(workspace: Workspace, comparison: pl.DataFrame) -> Figure | None:
-    """Maps of the chosen, the published and the worst cell for some test slices, spread evenly over them."""
-    from relevance_assets.evidence.mask_scores import published_mask
+def _overlays(workspace: Workspace, comparison: pl.DataFrame, scans: list[str]) -> Figure | None:
+    """Maps of the chosen, the published and the worst cell for some of these slices, spread evenly over them."""
+    from relevance_assets.evidence.mask_scores import mask_overlap, published_mask
     from relevance_assets.report.figures_rules import ImageMaps, rule_overlays_figure
 
     settings = _settings(workspace)
@@ -304,10 +317,7 @@ def _overlays(workspace: Workspace, comparison: pl.DataFrame) -> Figure | None:
         row["role"]: (row["gamma"], row["epsilon"])
         for row in overall.filter(pl.col("role").is_in(["chosen", "published", "worst"])).iter_rows(named=True)
     }
-    done = workspace.results("rule_grid")
-    scans = [scan for scan in sorted(done) if role_of(workspace, scan, FOLD) == "test"]
     maps = CellMaps(workspace, cells=sorted(set(roles.values())), references=())
-    scans = [scan for scan in scans if maps.truth(scan).any()]
     images = []
     for place in range(min(EXAMPLES, len(scans))):
         scan = scans[place * len(scans) // min(EXAMPLES, len(scans))]
@@ -321,7 +331,7 @@ def _overlays(workspace: Workspace, comparison: pl.DataFrame) -> Figure | None:
         for role, cell in roles.items():
             relevance = found[cell].relevance
             mask = published_mask(relevance, settings.quantiles[0])
-            iou = float((mask & truth).sum() / max(1, (mask | truth).sum()))
+            iou = float(mask_overlap((mask & truth).sum(), mask.sum(), int(truth.sum()), mask.size)["iou"])
             drawn[f"{role}: γ {cell[0]:g}, ε {cell[1]:g}"] = _upright(relevance), _upright(mask), iou
         images.append(ImageMaps(f"{scan}\n{kind}", _upright(maps.image(scan)[0]), _upright(truth), drawn))
     return rule_overlays_figure(images) if images else None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["GRID", "CellMaps", "OneMap", "map_name"]
 
 GRID = "lrp_grid"
-ACCOUNT = ("start", "total", "bias", "stabiliser", "dead", "clamped", "unexplained")
+ACCOUNT = ("start", "total", "bias", "stabiliser", "dead", "clamped", "unexplained", "worst_share")
 
 
 @dataclass(frozen=True)

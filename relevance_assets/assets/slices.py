@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from relevance_assets.assets.cohort import upstream
+from relevance_assets.assets.cohort import held_back, refuse_many_gone, upstream
 from relevance_assets.assets.spaces import stamp
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each
 from relevance_assets.assets.workspace import Workspace
@@ -45,12 +45,16 @@ def _participants(workspace: Workspace) -> Stage:
     synthetic = settings.model_dump(mode="json", include={"synthetic", "synthetic_size", "seed"})
 
     def inputs(_: str) -> Any:
-        found = workspace.folder().signature if settings.folder else synthetic
-        return [found, own, study.target.model_dump(mode="json")]
+        given: Any = synthetic
+        if settings.folder:
+            folder = workspace.folder()
+            given = folder.without(held_back(workspace, folder)).signature
+        return [given, own, study.target.model_dump(mode="json")]
 
     def make(_: str) -> Done:
         from relevance_assets.cohort.bids import DatasetError
         from relevance_assets.cohort.participants import SCHEMA
+        from relevance_assets.cohort.slices import look_slices
 
         if settings.folder is None:
             from relevance_assets.cohort.synthetic.slices import synthesise_slices
@@ -59,6 +63,7 @@ def _participants(workspace: Workspace) -> Stage:
                 workspace.bids, slices=settings.synthetic, size=settings.synthetic_size, seed=settings.seed
             )
         index = workspace.slice_index()
+        index = index.filter(~pl.col("scan").is_in(sorted(held_back(workspace, look_slices(index, workspace.bids)))))
         sound = index.filter(pl.col("problem").is_null())
         if sound.is_empty():
             raise DatasetError(f"{workspace.bids}: no usable slice; {index['problem'][0]}")
@@ -77,6 +82,7 @@ def _participants(workspace: Workspace) -> Stage:
             other=pl.lit("{}"),
         )
         rows = pl.concat([pl.DataFrame(schema=SCHEMA), scans], how="diagonal_relaxed").select(*SCHEMA)
+        refuse_many_gone(workspace, rows, "index.csv")
         people = sound.select("participant_id").unique().sort("participant_id")
         kept = ["scan", "slice_id", "class", "patient", "fold"]
         paths = [pl.col(name).str.strip_prefix(f"{workspace.bids}/") for name in ("image", "mask")]
@@ -313,7 +319,7 @@ def _splits(workspace: Workspace) -> Stage:
 
 
 def _divided(slices: pl.DataFrame, settings: Slices) -> pl.DataFrame:
-    """scan, participant_id, set, fold: who validates is of the training set and in fold 0, as in other studies."""
+    """Rows of table `splits`: who validates is of the training set and in fold 0, as in other studies."""
     from relevance_assets.cohort.slice_splits import split_slices
 
     split = settings.split
@@ -324,6 +330,7 @@ def _divided(slices: pl.DataFrame, settings: Slices) -> pl.DataFrame:
     return found.select(
         "scan",
         "participant_id",
+        "leaking",
         set=pl.when(validates).then(pl.lit("train")).otherwise(pl.col("set")),
         fold=pl.when(validates).then(pl.lit(0, pl.Int64)),
     )
@@ -332,7 +339,7 @@ def _divided(slices: pl.DataFrame, settings: Slices) -> pl.DataFrame:
 def _continued(before: pl.DataFrame, slices: pl.DataFrame) -> pl.DataFrame:
     """The same split for the slices of today: people who came later are new, later slices of others in no set."""
     cohort = slices.select("scan", "participant_id").sort("scan")
-    joined = cohort.join(before.select("scan", "set", "fold"), on="scan", how="left", maintain_order="left")
+    joined = cohort.join(before.select("scan", "set", "fold", "leaking"), on="scan", how="left", maintain_order="left")
     met = pl.col("participant_id").is_in(before["participant_id"].unique().to_list())
     later = pl.when(met).then(pl.lit("buffer")).otherwise(pl.lit("new"))
     return joined.with_columns(pl.col("set").fill_null(later))

@@ -164,9 +164,6 @@ class Workspace:
 
     def signature(self, scan: str) -> str:
         """Of a raw scan's files as they are now."""
-        if self.study.slices:
-            seen = self.folder().scans.get(scan)
-            return seen.signature if seen else ""
         return look_at(self.bids, scan)
 
     # -------------------------------------------------------------------------------------------------- files

@@ -155,6 +155,7 @@ class Study(Settings):
             raise ValueError("slices: a slice is one picture, so one contrast")
         given: dict[str, object] = {"methods": self.methods, "preparation": self.preparation, "lesions": self.lesions}
         given |= {name: getattr(self, name) for name in ("segmentation", "inversion", "heat_map", "sanity")}
+        given |= {"split (slices.split is)": self.split != Split()}
         given |= {"cohort.bids": self.cohort.bids, "cohort.subjects": self.cohort.subjects}
         given |= {"cohort.covariates": self.cohort.covariates}
         for name, value in given.items():

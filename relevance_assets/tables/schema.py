@@ -172,6 +172,8 @@ _ALL = (
         _text("set", "'train', 'test', 'new' (came after the split) or, of slices, 'buffer' (left out between sets)"),
         _whole("fold", "fold in which the scan is validated; null where it is in none", nullable=True),
         _text("participant_id", "sub-<label>"),
+        Column("leaking", pl.Boolean(), "whether the person is in another set too, by a split of single slices that "
+               "was asked for", nullable=True),
         _text("draw", "which split it is: hash of settings and cohort when it was drawn", nullable=True),
     )),
     _table("training_epochs", "Course of training.", (_MODEL, _FOLD, _whole("epoch", "from 1")), (
@@ -424,7 +426,9 @@ _ALL = (
         _real("dead", "lost at units without contributions", nullable=True),
         _real("clamped", "lost where a rule cuts off", nullable=True),
         _real("unexplained", "start minus total minus all losses; zero to rounding", nullable=True),
-        Column("sound", pl.Boolean(), "whether it adds up within the engine's bound; maps that do not have no scores"),
+        _real("worst_share", "the largest part that an operation left unexplained of the largest number in its account",
+              nullable=True),
+        Column("sound", pl.Boolean(), "whether it adds up within the engine's bound; else it has no scores"),
         _text("path", f"map, {_PATH}; null where it is not kept", nullable=True),
     )),
     _table("rule_cells", "Mean score of every cell on validation and on test slices.", (

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
+from made import MadeStudy
 
-from relevance_assets.assets.chain import study_stages
-from relevance_assets.assets.stages import Outcome, run_items
-from relevance_assets.assets.workspace import Workspace
-from relevance_assets.configuration import load_studies, remember
+from relevance_assets.configuration import remember
 from relevance_assets.home import Home
 from relevance_assets.imaging.volumes import save_volume
 
@@ -70,24 +67,8 @@ def write_cohort(bids: Path) -> None:
 
 
 @dataclass
-class Made:
-    home: Home
+class Made(MadeStudy):
     bids: Path
-
-    @property
-    def workspace(self) -> Workspace:
-        return Workspace(load_studies(self.home)["lesion_profile"], self.home)
-
-    def run(self, *names: str) -> dict[str, Outcome]:
-        """Stages from the beginning, or those named; outcomes of the last."""
-        found: dict[str, Outcome] = {}
-        for stage in study_stages(self.workspace):
-            if not names or stage.name in names:
-                found = {one.item: one for one in run_items(self.workspace, stage, stage.items())}
-        return found
-
-    def table(self, name: str) -> pl.DataFrame:
-        return self.workspace.read(name)
 
 
 def prepared(folder: Path, **more: Any) -> Made:
@@ -98,7 +79,7 @@ def prepared(folder: Path, **more: Any) -> Made:
     settings["preparation"] = [{"step": "brain_mask", "source": "nonzero"}, {"step": "scale"}]
     settings["contrasts"] = [{"name": "FLAIR", "suffix": "FLAIR", "scale": {"rule": "range", "high": 200}}]
     remember(home, "lesion_profile", settings | more)
-    one = Made(home, folder / "bids")
+    one = Made(home, "lesion_profile", folder / "bids")
     one.run("participants", "raw_scans", "prepared_volumes")
     return one
 

@@ -50,7 +50,7 @@ def made(finished: Made, tmp_path: Path) -> Made:
 
     home = Home(tmp_path / "home")
     remember(home, "lesion_profile", {"cohort.bids": str(tmp_path / "bids")})
-    return Made(home, tmp_path / "bids")
+    return Made(home, "lesion_profile", tmp_path / "bids")
 
 
 def mask(made: Made, scan: str, name: str) -> Any:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from made import MadeStudy
 from PIL import Image
 
 from relevance_assets.assets import checks
 from relevance_assets.assets.chain import study_stages
+from relevance_assets.assets.cohort import SETTLED_BY
 from relevance_assets.assets.rule_maps import CellMaps
-from relevance_assets.assets.stages import Outcome, run_items
-from relevance_assets.assets.workspace import Workspace
+from relevance_assets.assets.stages import run_items
 from relevance_assets.cohort.synthetic.slices import synthesise_slices
-from relevance_assets.configuration import DEFINITIONS, SettingsError, load_studies, read_settings, remember
+from relevance_assets.configuration import DEFINITIONS, SQL, SettingsError, load_studies, read_settings, remember
 from relevance_assets.home import Home
 from relevance_assets.imaging.volumes import load_volume
+from relevance_assets.tables.database import publish
+from relevance_assets.tables.query import run_query
 
 SMALL: dict[str, Any] = {
     "slices.synthetic": 60,
@@ -37,35 +40,16 @@ SMALL: dict[str, Any] = {
 }
 
 
-@dataclass
-class Made:
-    home: Home
-
-    @property
-    def workspace(self) -> Workspace:
-        return Workspace(load_studies(self.home)["tumour"], self.home)
-
-    def run(self, *names: str) -> dict[str, Outcome]:
-        found: dict[str, Outcome] = {}
-        for stage in study_stages(self.workspace):
-            if not names or stage.name in names:
-                found = {one.item: one for one in run_items(self.workspace, stage, stage.items())}
-        return found
-
-    def table(self, name: str) -> pl.DataFrame:
-        return self.workspace.read(name)
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> MadeStudy:
     home = Home(tmp_path_factory.mktemp("slices"))
     remember(home, "tumour", SMALL)
-    made = Made(home)
+    made = MadeStudy(home, "tumour")
     assert made.run()["all"].outcome == "ok"
     return made
 
 
-def test_slices_of_a_patient_stay_together_and_none_is_lost(finished: Made) -> None:
+def test_slices_of_a_patient_stay_together_and_none_is_lost(finished: MadeStudy) -> None:
     splits = finished.table("splits")
     assert splits.height == 60
     assert splits.group_by("participant_id").agg(pl.struct("set", "fold").n_unique())["set"].max() == 1
@@ -75,24 +59,30 @@ def test_slices_of_a_patient_stay_together_and_none_is_lost(finished: Made) -> N
     assert roles["len"].sum() == 60
 
 
-def test_prepared_slices_span_zero_to_one_and_masks_follow(finished: Made) -> None:
+def test_prepared_slices_are_those_that_another_library_resizes(finished: MadeStudy) -> None:
+    """PIL's bilinear resize has the same antialiasing; pictures there run downwards, here upwards."""
     workspace = finished.workspace
-    scan = finished.table("slices")["scan"][0]
-    values, affine = load_volume(workspace.prepared_paths(scan)[0])
-    assert values.shape == (32, 40, 1)
-    assert (values.min(), values.max()) == (0, 1)
-    truth, same = load_volume(workspace.tumour_path(scan))
-    np.testing.assert_array_equal(affine, same)
-    row = finished.table("slices").filter(scan=scan).row(0, named=True)
-    whole = np.asarray(Image.open(workspace.bids / row["mask"])) > 0
-    share = whole.mean()
-    assert truth.mean() == pytest.approx(share, abs=0.35 * share + 0.002)
-    centre = np.argwhere(truth[..., 0] > 0).mean(axis=0) / [32, 40]
-    y, x = np.argwhere(whole).mean(axis=0) / 48
-    np.testing.assert_allclose(centre, [x, 1 - y], atol=0.05)  # x to the right, y upwards
+    for row in finished.table("slices").head(8).iter_rows(named=True):
+        values, affine = load_volume(workspace.prepared_paths(row["scan"])[0])
+        truth, same = load_volume(workspace.tumour_path(row["scan"]))
+        np.testing.assert_array_equal(affine, same)
+        assert values.shape == truth.shape == (32, 40, 1)
+        picture, mask = (
+            np.asarray(
+                Image.fromarray(np.asarray(Image.open(workspace.bids / row[name]), dtype=np.float32)).resize(
+                    (32, 40), Image.Resampling.BILINEAR
+                )
+            )
+            for name in ("image", "mask")
+        )
+        scaled = (picture - picture.min()) / np.ptp(picture)
+        np.testing.assert_allclose(np.rot90(values[..., 0]), scaled, atol=1e-5)
+        np.testing.assert_array_equal(np.rot90(truth[..., 0]) > 0, mask > mask.max() / 2)
+    first = finished.table("volumes").row(0, named=True)
+    assert (first["voxel_x_mm"], first["voxel_y_mm"]) == (48 / 32, 48 / 40)
 
 
-def test_every_cell_is_scored_for_both_classes_and_adds_up(finished: Made) -> None:
+def test_every_cell_is_scored_for_both_classes_and_adds_up(finished: MadeStudy) -> None:
     maps, scores = finished.table("rule_maps"), finished.table("rule_grid")
     assert maps["scan"].n_unique() == 12
     assert maps.height == 12 * 2 * (4 + 2)
@@ -102,12 +92,13 @@ def test_every_cell_is_scored_for_both_classes_and_adds_up(finished: Made) -> No
     np.testing.assert_allclose(own["start"] - own["total"], lost, atol=1e-6)
     assert set(scores["quantile"].drop_nulls()) == {0.95}
     assert scores.filter(score="iou").height == maps.height
+    assert own["worst_share"].max() < 1e-3
     kept = maps.drop_nulls("path")
     assert set(kept["map"]) == {"gamma -20, epsilon 0"}
     assert kept.height == 24
 
 
-def test_a_score_is_that_of_the_map_on_disk(finished: Made) -> None:
+def test_a_score_is_that_of_the_map_on_disk(finished: MadeStudy) -> None:
     """Published mask and IoU by plain numbers."""
     row = finished.table("rule_maps").drop_nulls("path").filter(explained="true").row(0, named=True)
     relevance = load_volume(finished.home.root / row["path"])[0][..., 0]
@@ -124,7 +115,7 @@ def test_a_score_is_that_of_the_map_on_disk(finished: Made) -> None:
     assert row["total"] == pytest.approx(relevance.sum(), rel=1e-3, abs=1e-6)
 
 
-def test_the_choice_rests_on_validation_slices_alone(finished: Made) -> None:
+def test_the_choice_rests_on_validation_slices_alone(finished: MadeStudy) -> None:
     scores = finished.table("rule_grid").filter(explained="true", measure="iou at 0.95", method="lrp_grid")
     sets = finished.table("class_predictions").filter("is_true").select("scan", "set", "class")
     means = scores.join(sets, on="scan").group_by("set", "gamma", "epsilon").agg(pl.col("value").mean())
@@ -145,7 +136,7 @@ def test_the_choice_rests_on_validation_slices_alone(finished: Made) -> None:
         assert finished.workspace.figure_path(name).stat().st_size > 5_000
 
 
-def test_a_network_that_learnt_nothing_is_another_network(finished: Made) -> None:
+def test_a_network_that_learnt_nothing_is_another_network(finished: MadeStudy) -> None:
     workspace = finished.workspace
     own, drawn = CellMaps(workspace, cells=[(0.25, 0)]), CellMaps(workspace, cells=[(0.25, 0)], trained=False)
     first = next(iter(own.network.parameters()))
@@ -153,23 +144,96 @@ def test_a_network_that_learnt_nothing_is_another_network(finished: Made) -> Non
     assert not np.allclose(first.detach().numpy(), next(iter(drawn.network.parameters())).detach().numpy())
 
 
-def test_nothing_is_made_twice(finished: Made) -> None:
+def test_the_database_answers_what_the_queries_ask(finished: MadeStudy) -> None:
+    publish(finished.workspace.store.root, finished.home.database, SQL)
+    for name in ("best_rules", "rules_against_other_methods", "rules_by_class"):
+        assert run_query(finished.home.database, SQL / "queries" / f"{name}.sql").height > 0, name
+
+
+def test_nothing_is_made_twice(finished: MadeStudy) -> None:
     for stage in study_stages(finished.workspace):
         assert all(one.skipped for one in run_items(finished.workspace, stage, stage.items())), stage.name
+
+
+def given_slices(folder: Path, *, patients: bool = True) -> list[str]:
+    """A folder of the user's with 60 slices; the lines of its index."""
+    synthesise_slices(folder, slices=60, size=48, seed=0)
+    index = folder / "index.csv"
+    if not patients:
+        pl.read_csv(index).drop("patient").write_csv(index)
+    return index.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("how", "more"), [("block", {"slices.block": 5, "slices.split.buffer": 1}), ("published", {})], ids=str
+)
+def test_other_splits_are_published_with_what_they_leave_out_or_leak(tmp_path: Path, how: str, more: dict) -> None:
+    """Blocks whose slices are partly left out, and persons in several sets because that was asked for."""
+    given_slices(tmp_path / "given", patients=how == "published")
+    home = Home(tmp_path / "home")
+    settings = SMALL | {"slices.folder": str(tmp_path / "given"), "slices.split.how": how} | more
+    remember(home, "tumour", settings)
+    made = MadeStudy(home, "tumour")
+    assert made.run("participants", "raw_scans", "prepared_volumes", "splits")["all"].outcome == "ok"
+    splits = made.table("splits")
+    torn = splits.filter(pl.col("set") != "buffer").group_by("participant_id").agg(pl.struct("set", "fold").n_unique())
+    if how == "block":
+        assert splits.filter(set="buffer").height > 0
+        assert not splits["leaking"].any()
+        assert torn["set"].max() == 1
+        assert splits.group_by("participant_id").agg(pl.col("set").n_unique())["set"].max() == 2  # kept and left out
+    else:
+        people = set(splits.filter("leaking")["participant_id"])
+        assert people == set(torn.filter(pl.col("set") > 1)["participant_id"])
+        assert people
+    assert checks.no_leakage(made.workspace)[0]
+    publish(made.workspace.store.root, home.database, SQL)
+    wrong = splits.with_columns(
+        leaking=None, set=pl.when(pl.col("fold").is_null()).then(pl.lit("test")).otherwise("set")
+    )
+    if how == "published":
+        made.workspace.write("splits", "all", wrong.drop("study"))
+        assert not checks.no_leakage(made.workspace)[0], "only what says so may leak"
+
+
+def test_by_itself_the_service_takes_no_half_copied_slice_and_loses_no_disk(tmp_path: Path) -> None:
+    lines = given_slices(tmp_path / "given")
+    home = Home(tmp_path / "home")
+    remember(home, "tumour", SMALL | {"slices.folder": str(tmp_path / "given")})
+    made = MadeStudy(home, "tumour")
+    made.run("participants")
+    known = set(made.table("scans")["scan"])
+    new = (tmp_path / "given" / "images" / "new.png", tmp_path / "given" / "masks" / "new.png")
+    first = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    for path, name in zip(new, ("image", "mask"), strict=True):
+        shutil.copy(tmp_path / "given" / first[name], path)
+    row = first | {"slice_id": "999", "image": "images/new.png", "mask": "masks/new.png"}
+    (tmp_path / "given" / "index.csv").write_text("\n".join([*lines, ",".join(row.values())]) + "\n")
+    token = SETTLED_BY.set(min(path.stat().st_ctime for path in new) - 1)
+    try:
+        assert made.run("participants")["all"].outcome == "ok"
+        assert set(made.table("scans")["scan"]) == known, "somebody may still be copying it"
+        (tmp_path / "given" / "index.csv").write_text("\n".join(lines[:4]) + "\n")
+        reason = str(made.run("participants")["all"].reason)
+        assert "of 60 scans would leave the study" in reason
+        assert set(made.table("scans")["scan"]) == known
+    finally:
+        SETTLED_BY.reset(token)
+    made.run("participants")  # a person asks
+    assert made.table("scans").height == 3
 
 
 def test_a_folder_with_faults(tmp_path: Path) -> None:
     """Each fault is its slice's; a slice that comes later of a person in the split is in no set."""
     folder = tmp_path / "given"
-    synthesise_slices(folder, slices=60, size=48, seed=0)
-    lines = (folder / "index.csv").read_text().splitlines()
+    lines = given_slices(folder)
     first = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
     (folder / first["image"]).write_bytes((folder / first["image"]).read_bytes()[:200])
     second = dict(zip(lines[0].split(","), lines[2].split(","), strict=True))
     (folder / second["mask"]).unlink()
     home = Home(tmp_path / "home")
     remember(home, "tumour", SMALL | {"slices.folder": str(folder), "slices.every": 1})
-    made = Made(home)
+    made = MadeStudy(home, "tumour")
     made.run("participants")
     failed = made.table("scans").filter(status="failed")
     assert len(failed) in (1, 2)
@@ -201,6 +265,7 @@ def test_a_folder_with_faults(tmp_path: Path) -> None:
         ({"rule_grid.gammas": [1, 1]}, "rule_grid.gammas: each value once"),
         ({"rule_grid.signed": True}, "signed epsilon must not be negative"),
         ({"slices.size": [32]}, "slices.size"),
+        ({"split.folds": 4}, "split (slices.split is): not for a study of slices"),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], said: str) -> None:

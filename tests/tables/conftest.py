@@ -618,6 +618,9 @@ def _slices(store: Store, study: str) -> None:
     mean = {"value": 0.3, "chance": 0.02, "ceiling": 0.5, "n": 1, "people": 1}
     account = {"class": "glioma", "start": 2.0, "total": 1.5, "sound": True}
     said = {"model": "vgg16", "fold": "0", "set": "test", "logit": 1.0, "probability": 0.7}
+    who = {"scan": scan, "participant_id": "sub-7"}
+    store.write("scans", study, "all", pl.DataFrame([who | {"session": "ses-12", "target": 1.0, "status": "ok"}]))
+    store.write("splits", study, "all", pl.DataFrame([who | {"set": "test"}]))
     picture = {"slice_id": "12", "class": "glioma", "patient": "7", "fold": 1, "image": "a.png", "mask": "b.png"}
     of_scan = {
         "class_predictions": [said | {"class": "glioma", "is_true": True, "is_predicted": True}],

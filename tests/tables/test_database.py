@@ -269,6 +269,12 @@ def split(*rows: tuple[str, str, str, int | None]) -> pl.DataFrame:
 
 SPLIT = split(("sub-1", "sub-1", "train", 0), ("sub-2", "sub-2", "test", None))
 MAP = pl.DataFrame([{"method": "lrp", "fold": "1", "scan": "sub-1", "contrast": "T1w", "path": "x", "total": 1}])
+RULE = pl.DataFrame(
+    [
+        {"scan": "sub-1", "explained": "true", "map": "grad_cam", "measure": "iou at 0.95", "score": "iou"}
+        | {"method": "grad_cam", "truth_pixels": 1, "pixels": 9}
+    ]
+)
 MASK = pl.DataFrame(
     [
         {"method": "l", "scan": "sub-1", "contrast": "T1w", "sign": "positive"}
@@ -296,6 +302,9 @@ MASK = pl.DataFrame(
         ("map_by_a_model_that_saw_the_scan", {"relevance_maps": MAP.with_columns(fold=pl.lit("ensemble")),
             "splits": SPLIT}),
         ("map_by_a_model_that_saw_the_scan", {"relevance_maps": MAP}),
+        ("rules_on_slices_that_were_learnt", {"rule_grid": RULE}),
+        ("rules_on_slices_that_were_learnt", {"rule_grid": RULE, "splits": split(("sub-1", "sub-1", "train", None))}),
+        ("words", {"splits": split(("sub-1", "sub-1", "left", None))}),
         ("mask_without_map", {"quantile_masks": MASK}),
         ("split_without_scan", {"splits": split(("sub-9", "sub-9", "train", 0))}),
         ("split_without_scan", {"splits": split(("sub-1", "sub-2", "train", 0))}),

@@ -299,7 +299,7 @@ def test_a_query_is_text_or_a_file(database: Path, tmp_path: Path) -> None:
     file = tmp_path / "q.sql"
     file.write_text("-- How many?\nSELECT count(*) AS n FROM scans;\n")
     for query in (file, str(file), "SELECT count(*) AS n FROM scans", "SELECT count(*) AS n FROM scans;"):
-        assert run_query(database, query).to_dict(as_series=False) == {"n": [30]}
+        assert run_query(database, query).to_dict(as_series=False) == {"n": [31]}
     assert "scans" in run_query(database, "SHOW TABLES")["name"].to_list()
     assert run_query(database, "DESCRIBE scans").height == len(TABLES["scans"].columns)
     assert run_query(database, "EXPLAIN SELECT 1").height == 1

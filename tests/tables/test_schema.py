@@ -28,10 +28,10 @@ def test_every_table_of_the_design_is_declared_with_study_first() -> None:
 
 def test_conform_adds_study_orders_and_fills_nullable_columns() -> None:
     frame = TABLES["splits"].conform(splits(), "demo")
-    assert frame.columns == ["study", "scan", "set", "fold", "participant_id", "draw"]
+    assert frame.columns == ["study", "scan", "set", "fold", "participant_id", "leaking", "draw"]
     assert frame.rows() == [
-        ("demo", "sub-B", "test", None, "sub-B", None),
-        ("demo", "sub-A", "train", None, "sub-A", None),
+        ("demo", "sub-B", "test", None, "sub-B", None, None),
+        ("demo", "sub-A", "train", None, "sub-A", None, None),
     ]
     assert frame.schema["fold"] == pl.Int64
     assert TABLES["splits"].conform(frame, "demo").equals(frame), "conforming twice changes nothing"
