@@ -15,10 +15,11 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 from rich.text import Text
 
 from relevance_assets.assets.progress import progress
+from relevance_assets.check_model import check_model
+from relevance_assets.console import console, failure
 from relevance_assets.home import Home
 
 __all__ = ["app"]
@@ -31,9 +32,7 @@ app = typer.Typer(
     "Begin with [bold]relevance-assets demo[/bold]. Everything made lies below one folder, the home: "
     "$RELEVANCE_HOME, or .relevance here.",
 )
-console = Console()
 DEMO = ("disability", "lesion_profile")
-complaints = Console(stderr=True)
 
 HomeOption = Annotated[
     Path | None,
@@ -56,21 +55,16 @@ def _home(path: Path | None) -> Home:
     return home
 
 
-def _quit(message: object, code: int = 1) -> typer.Exit:
-    complaints.print(Text.assemble(("error", "bold red"), f" {message}"), highlight=False, soft_wrap=True)
-    return typer.Exit(code)
-
-
 def _settings(pairs: list[str]) -> dict[str, Any]:
     settings = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise _quit(f"--set {pair}: write it as key=value, for example --set training.epochs=10", 2)
+            raise failure(f"--set {pair}: write it as key=value, for example --set training.epochs=10", 2)
         try:
             settings[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise _quit(f"--set {pair}: the value is not valid YAML; quote the whole of it", 2) from error
+            raise failure(f"--set {pair}: the value is not valid YAML; quote the whole of it", 2) from error
     return settings
 
 
@@ -83,7 +77,7 @@ def _run(home: Home, study: str, *, synthetic: bool, retrain: bool = False) -> N
     try:
         studies = load_studies(home)
         if study not in studies:
-            raise _quit(f"no study {study!r}; there are: {', '.join(studies) or 'none'}", 2)
+            raise failure(f"no study {study!r}; there are: {', '.join(studies) or 'none'}", 2)
         workspace = Workspace(studies[study], home)
         with dagster_instance(home, alone=True) as instance, progress(console) as say:
             if home.settings(study).exists():
@@ -98,11 +92,11 @@ def _run(home: Home, study: str, *, synthetic: bool, retrain: bool = False) -> N
             if report.idle and not made:
                 say(Text.assemble(("✓", "green"), f" {study}: everything is up to date, nothing to do"))
     except (Failed, SettingsError) as error:
-        raise _quit(error) from error
+        raise failure(error) from error
     except Exception as error:
         if not _disk_is_full(error):
             raise
-        raise _quit(f"{home.root}: the disk is full; make room and run again, what is done stays done") from error
+        raise failure(f"{home.root}: the disk is full; make room and run again, what is done stays done") from error
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
@@ -145,7 +139,7 @@ def demo(
         ):
             check_folder(place.bids, **synthetic_settings(place).model_dump())
     except ValueError as error:
-        raise _quit(error, 2) from error
+        raise failure(error, 2) from error
     for study in DEMO:
         _run(place, study, synthetic=True)
     for study in DEMO:
@@ -203,7 +197,7 @@ def synthesise(
                 progress=lambda done, total: tick(float(done), "" if done == total else f"{done} of {total}"),
             )
         except ValueError as error:
-            raise _quit(error) from error
+            raise failure(error) from error
     console.print(f"[green]✓[/green] {out}")
 
 
@@ -241,13 +235,13 @@ def run(
 
     place = _home(home)
     if settings_file is not None and not settings_file.is_file():
-        raise _quit(f"{settings_file}: no such file; --settings takes a YAML file", 2)
+        raise failure(f"{settings_file}: no such file; --settings takes a YAML file", 2)
     try:
         wanted = (read_settings(settings_file) if settings_file else {}) | _settings(settings or [])
     except SettingsError as error:
-        raise _quit(error, 2) from error
+        raise failure(error, 2) from error
     if bids is not None and not bids.is_dir():
-        raise _quit(f"{bids}: no such folder; --bids takes the root of a BIDS dataset, or a folder of slices", 2)
+        raise failure(f"{bids}: no such folder; --bids takes the root of a BIDS dataset, or a folder of slices", 2)
     synthetic = False
     try:
         studies = load_studies(place)
@@ -258,7 +252,7 @@ def run(
                 made = load_studies(place)[study]
                 synthetic = not (made.slices or made.cohort.bids or made.cohort.subjects)
     except SettingsError as error:
-        raise _quit(error, 2) from error
+        raise failure(error, 2) from error
     _run(place, study, synthetic=synthetic, retrain=retrain)
     for part in study_summary(place, study):
         console.print(part)
@@ -284,12 +278,12 @@ def import_subjects(
         studies = load_studies(place)
         if study not in studies or studies[study].lesions is None:
             fitting = ", ".join(name for name, one in studies.items() if one.lesions) or "none"
-            raise _quit(f"no study of lesions {study!r}; there are: {fitting}", 2)
+            raise failure(f"no study of lesions {study!r}; there are: {fitting}", 2)
         groups = set(read_subject_table(table)["group"].drop_nulls())
         with remembered(place, study, {"cohort.subjects": str(table.resolve())}):
             load_studies(place)
     except (SubjectTableError, SettingsError) as error:
-        raise _quit(error, 2) from error
+        raise failure(error, 2) from error
     if not {"HC", "MS"} <= groups:
         named = ", ".join(sorted(groups)) or "none"
         console.print(f"[yellow]![/yellow] groups in {table}: {named}; statistics are of people called HC and MS")
@@ -319,7 +313,7 @@ def query(
             path = SQL / "queries" / path.name
         frame = run_query(place.database, path if path.suffix == ".sql" else sql)
     except QueryError as error:
-        raise _quit(error) from error
+        raise failure(error) from error
     if output is Format.table:
         console.print(frame_table(frame))
         return
@@ -336,90 +330,7 @@ def query(
         typer.echo(text, nl=not text.endswith("\n"))
 
 
-class Precision(StrEnum):
-    """What relevance is computed in."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(number) for number in text.split(","))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise _quit(f"--shape {text}: write whole numbers, the batch first, for example --shape 1,1,96,96,96", 2)
-    return shape
-
-
-def _composite(given: str) -> Any:
-    """A name as it is; a YAML file's content."""
-    path = Path(given)
-    if path.suffix not in (".yaml", ".yml"):
-        return given
-    try:
-        return yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _quit(f"--composite {given}: {str(error).splitlines()[0]}", 2) from error
-
-
-@app.command("check-model")
-def check_model(
-    factory: Annotated[str, typer.Argument(metavar="MODULE:FACTORY", help="A function that returns the network.")],
-    shape: Annotated[
-        list[str], typer.Option(help="Of an input, the batch first: 1,1,96,96,96. Once per input, in their order.")
-    ],
-    composite: Annotated[str, typer.Option(help="A composite's name, or a YAML file that holds one.")] = "epsilon_plus",
-    dtype: Annotated[Precision | None, typer.Option(help="Convert the network first. Default: as it is.")] = None,
-    output: Annotated[
-        str | None, typer.Option(help="Number or key of the output explained, if the network returns several.")
-    ] = None,
-    python_path: Annotated[
-        Path, typer.Option(help="Folder that MODULE is in. Default: this one, and what is installed.")
-    ] = Path(),
-    unknown_only: Annotated[
-        bool, typer.Option("--unknown-only", help="Only operations without a rule, and the verdict.")
-    ] = False,
-) -> None:
-    """Every operation of your network, and its relevance rule; exit code 1 if one has none.
-
-    The module is imported, the factory called without arguments, and the network run once on random inputs.
-    """
-    from relevance_assets.models.own import FactoryError, first_line, importable, own_network
-    from relevance_assets.report.operations import operations_report, without_rule
-
-    shapes, rules = [_shape(text) for text in shape], _composite(composite)
-    if not python_path.is_dir():
-        raise _quit(f"--python-path {python_path}: no such folder", 2)
-
-    import torch
-
-    from relevance_assets.relevance import UnknownOperation
-    from relevance_assets.relevance import check_model as check
-    from relevance_assets.relevance.composites import composite_of
-
-    try:
-        rules = composite_of(rules)
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise _quit(f"--composite {composite}: {error}", 2) from error
-    with importable(python_path.resolve()):
-        try:
-            model = own_network(factory)
-            model = model if dtype is None else model.to(getattr(torch, dtype))
-            inputs = [torch.rand(one) for one in shapes]
-            part = int(output) if output is not None and output.isdecimal() else output
-            frame = check(model, inputs, rules, output=part)
-        except (FactoryError, UnknownOperation) as error:
-            raise _quit(error, 1 if isinstance(error, UnknownOperation) else 2) from error
-        except Exception as error:  # the user's own network may fail in any way
-            told = first_line(error).removeprefix("ValueError: ")
-            raise _quit(f"{factory}: {told}", 2) from error
-    # a file or a pipe has no width that lines should be folded to
-    target = console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160)
-    target.print(operations_report(frame, unknown_only=unknown_only))
-    if without_rule(frame).height:
-        raise typer.Exit(1)
+app.command("check-model")(check_model)
 
 
 @app.command()
@@ -431,7 +342,7 @@ def status(home: HomeOption = None) -> None:
         for part in status_parts(_home(home)):
             console.print(part)
     except ValueError as error:
-        raise _quit(error) from error
+        raise failure(error) from error
 
 
 @app.command()
@@ -454,7 +365,7 @@ def forget(
             typer.confirm(f"Remove everything of {person} from {place.root}, for good?", abort=True)
         found = forget_person(place, person)
     except (ValueError, Failed) as error:
-        raise _quit(error) from error
+        raise failure(error) from error
     if not (found.files or found.rows or found.runs):
         console.print(f"[yellow]![/yellow] {person}: nothing below {place.root} names this person; is the label right?")
         raise typer.Exit(1)

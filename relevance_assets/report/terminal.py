@@ -250,19 +250,25 @@ def status_parts(home: Home) -> list[RenderableType]:
             [
                 scans.filter(pl.col("status") == "failed").select("scan", pl.lit("cohort").alias("stage"), "reason"),
                 runs.filter(pl.col("outcome") == "failed").select(
-                    pl.col("item").alias("scan"), pl.col("asset").alias("stage"), "reason"
+                    _item().alias("scan"), pl.col("asset").alias("stage"), "reason"
                 ),
             ]
         ).sort("scan", "stage")
         if reasons.height:
             parts.append(
-                table("Left out", ["scan", "stage", "why"], [list(row) for row in reasons.rows()], right_from=3)
+                table("Left out", ["what", "stage", "why"], [list(row) for row in reasons.rows()], right_from=3)
             )
         parts.append(Text())
     latest = [[_when(one.time), one.what, one.why] for one in notices(home)[:RUNS_SHOWN]]
     if latest:
         parts.append(table("Runs of the service that failed last (UTC)", ["when", "what", "why"], latest, right_from=3))
     return parts
+
+
+def _item() -> pl.Expr:
+    """What a record is of: a scan, or a fold, which is a bare number."""
+    item = pl.col("item")
+    return pl.when(item.str.contains(r"^\d+$")).then(pl.format("fold {}", item)).otherwise(item)
 
 
 def _when(seconds: float) -> str:

@@ -112,7 +112,7 @@ def nets(tmp_path, monkeypatch):
 def ask(*words, code=0, width=100):
     runner = CliRunner(env={"COLUMNS": str(width), "NO_COLOR": "1"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relevance_assets.cli, "console", Console(width=width))
+        patch.setattr("relevance_assets.check_model.console", Console(width=width))
         result = runner.invoke(relevance_assets.cli.app, ["check-model", *words])
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output

@@ -52,7 +52,7 @@ def run_command(command):
     words = command.split()
     assert words[:2] == ["$", "relevance-assets"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relevance_assets.cli, "console", Console(width=WIDTH))
+        patch.setattr("relevance_assets.check_model.console", Console(width=WIDTH))
         result = CliRunner(env={"COLUMNS": str(WIDTH), "NO_COLOR": "1"}).invoke(relevance_assets.cli.app, words[2:])
     assert result.exit_code in (0, 1), result.output
     return result.output
