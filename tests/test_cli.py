@@ -66,12 +66,15 @@ def test_the_demo_inverts_at_fewer_quantiles_unless_told(
     """Kept as --set keeps it: a second call, and the web UI, see the same study."""
     monkeypatch.setattr("relevance_assets.cli._run", lambda *words, **options: None)
     remember(home, "disability", said)
-    fewer = {} if any(name.startswith("inversion") for name in said) else {"inversion.top_percents": [20, 40, 100]}
+    fewer: dict[str, Any] = {"inversion.top_percents": [20, 40, 100], "inversion.random_draws": 10}
+    fewer = {} if "inversion" in said else {name: value for name, value in fewer.items() if name not in said}
     for _ in range(2):
         ask("demo")
         assert read_settings(home.settings("disability")) == said | fewer
     study = load_studies(home)["disability"]
-    assert (study.inversion.top_percents if study.inversion else None) == (said | fewer).get("inversion.top_percents")
+    given = said | fewer
+    assert (study.inversion.top_percents if study.inversion else None) == given.get("inversion.top_percents")
+    assert (study.inversion.random_draws if study.inversion else None) == given.get("inversion.random_draws")
 
 
 def test_everybody_else_inverts_at_ten_quantiles(home: Home) -> None:

@@ -13,6 +13,7 @@ import polars as pl
 
 from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.mask_sources import (
+    cortex_file,
     has_masks,
     load_mask,
     mask_files,
@@ -20,7 +21,7 @@ from relevance_assets.assets.mask_sources import (
     source_names,
     stamps,
 )
-from relevance_assets.assets.spaces import geometry_of
+from relevance_assets.assets.spaces import geometry_of, stamp
 from relevance_assets.assets.stages import Done, NotReady, Stage, each
 from relevance_assets.assets.workspace import HALFWAY, Workspace
 from relevance_assets.files import fingerprint
@@ -63,8 +64,10 @@ def _lesions(workspace: Workspace) -> Stage:
         known = {name: stamps(workspace, scan, name) for name in settings.sources}
         if not network and not any(known.values()):
             sources(scan)  # says what is missing
+        cortices = {path for name in source_names(workspace) if (path := cortex_file(workspace, scan, name))}
+        cortex = [(str(path.relative_to(workspace.bids)), path.exists() and stamp(path)) for path in sorted(cortices)]
         decisive = settings.model_dump(mode="json", exclude={"changes", "sources"})
-        return [*results, known, decisive]
+        return [*results, known, cortex, decisive]
 
     def make(scan: str) -> Done:
         from relevance_assets.assets.metadata import MAX_BYTES, picture
@@ -79,7 +82,10 @@ def _lesions(workspace: Workspace) -> Stage:
         parts: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
         zones: dict[str, list[np.ndarray]] = {}
         for source in sources(scan):
-            frames, *zones[source] = _measured(workspace, mask_files(workspace, scan, source), flair, brain, plane)
+            paths = mask_files(workspace, scan, source)
+            if cortex := cortex_file(workspace, scan, source):
+                paths["cortex"] = cortex
+            frames, *zones[source] = _measured(workspace, paths, flair, brain, plane)
             for name, frame in frames.items():
                 parts[name].append(frame.with_columns(scan=pl.lit(scan), source=pl.lit(source)))
         # a source without lesions has columns of nothing but null

@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
     from relevance_assets.imaging.volumes import Image
 
-__all__ = ["has_masks", "load_labels", "load_mask", "mask_files", "native_image", "source_names", "stamps"]
+__all__ = [
+    "cortex_file",
+    "has_masks",
+    "load_labels",
+    "load_mask",
+    "mask_files",
+    "native_image",
+    "source_names",
+    "stamps",
+]
+
+
+KINDS = ("lesions", "ventricles")
 
 
 def source_names(workspace: Workspace) -> list[str]:
@@ -27,14 +39,25 @@ def source_names(workspace: Workspace) -> list[str]:
 
 
 def mask_files(workspace: Workspace, scan: str, source: str) -> dict[str, Path]:
-    """Where a source has its masks of a scan (`lesions`, `ventricles`, ..), whether they are there or not."""
+    """Where a source has its masks of a scan (`lesions`, `ventricles`), whether they are there or not."""
     lesions, network = workspace.study.lesions, workspace.study.segmentation
     assert lesions is not None
     if network and source == network.name:
-        return {mask: workspace.segmented_path(scan, source, mask) for mask in ("lesions", "ventricles")}
-    folder = scan.replace("_", "/", 1)
-    given = lesions.sources[source].model_dump(exclude_none=True)
-    return {mask: workspace.bids / text.format(folder=folder, scan=scan) for mask, text in given.items()}
+        return {mask: workspace.segmented_path(scan, source, mask) for mask in KINDS}
+    given = lesions.sources[source]
+    return {mask: _below_bids(workspace, getattr(given, mask), scan) for mask in KINDS}
+
+
+def cortex_file(workspace: Workspace, scan: str, source: str) -> Path | None:
+    """The cortex that distances of a source's lesions are to; None for the rim of the brain mask."""
+    lesions, network = workspace.study.lesions, workspace.study.segmentation
+    assert lesions is not None
+    text = lesions.sources[network.learn_from if network and source == network.name else source].cortex
+    return _below_bids(workspace, text, scan) if text else None
+
+
+def _below_bids(workspace: Workspace, text: str, scan: str) -> Path:
+    return workspace.bids / text.format(folder=scan.replace("_", "/", 1), scan=scan)
 
 
 def has_masks(workspace: Workspace, scan: str, source: str) -> bool:

@@ -102,6 +102,7 @@ def _rule_grid(workspace: Workspace) -> Stage:
             result=fingerprint(*(frame.rows() for frame in frames.values())),
             metadata={
                 "maps": account.height,
+                "forwards": round(account["forwards"].sum(), 1),
                 "maps_that_do_not_add_up": account.filter(~pl.col("sound")).height,
                 "tumour_pixels": int(truth.sum()),
             },
@@ -109,7 +110,7 @@ def _rule_grid(workspace: Workspace) -> Stage:
 
     return Stage(
         name="rule_grid",
-        version="1",
+        version="2",
         description="Every cell of the grid of gamma and epsilon on one forward pass: each map's account, and its "
         "scores against the tumour's mask beside chance and ceiling; the same of other methods.",
         tables=("rule_grid", "rule_maps"),

@@ -38,6 +38,7 @@ class OneMap:
     relevance: np.ndarray  # (x, y) float32
     account: dict[str, float]
     sound: bool
+    forwards: float  # what it cost, in forward passes of the network by floating point operations
 
     def key(self) -> dict[str, Any]:
         return {
@@ -48,7 +49,7 @@ class OneMap:
         }
 
     def numbers(self) -> dict[str, Any]:
-        return {name: self.account.get(name) for name in ACCOUNT} | {"sound": self.sound}
+        return {name: self.account.get(name) for name in ACCOUNT} | {"sound": self.sound, "forwards": self.forwards}
 
 
 def map_name(method: str, gamma: float | None, epsilon: float | None) -> str:
@@ -86,6 +87,7 @@ class CellMaps:
         self.references = settings.references if references is None else references
         every = [(gamma, epsilon) for gamma in settings.gammas for epsilon in settings.epsilons]
         self.cells = every if cells is None else list(cells)
+        self.costs: dict[str, float] = {}
 
     def image(self, scan: str) -> np.ndarray:
         """(3, x, y): the slice in all three colours."""
@@ -105,13 +107,26 @@ class CellMaps:
 
     def __call__(self, image: np.ndarray, target: int) -> Iterator[OneMap]:
         """All maps of one slice for one class: cells in the order of the grid, then the other methods."""
+        cost = self.costs or self._costs(image, target)
         found = {one.cell: one for one in self.grid(image, (target,))}
         for cell in self.cells:
             one = found[cell]
             numbers = {name: getattr(one.account, name) for name in ACCOUNT}
-            yield OneMap(GRID, *cell, one.relevance, numbers, one.account.sound())
+            yield OneMap(GRID, *cell, one.relevance, numbers, one.account.sound(), cost[GRID])
         for name in self.references:
-            yield OneMap(name, None, None, self._reference(name, image, target), {}, True)
+            yield OneMap(name, None, None, self._reference(name, image, target), {}, True, cost[name])
+
+    def _costs(self, image: np.ndarray, target: int) -> dict[str, float]:
+        """Of one map by each method; the same for all slices, since they have one size. A cell's is its share."""
+        from relevance_assets.relevance.cost import flops
+        from relevance_assets.relevance.rule_grid import cost
+
+        grid = cost(self.grid, image, (target,))
+        self.costs = {GRID: grid["forwards_per_map"]} | {
+            name: flops(lambda name=name: self._reference(name, image, target)) / grid["flops_of_forward"]
+            for name in self.references
+        }
+        return self.costs
 
     def scored(self, image: np.ndarray, target: int, truth: np.ndarray) -> tuple[list[OneMap], pl.DataFrame]:
         """All maps of one slice for one class, and their scores with their keys; of a map that does not add up none."""
@@ -172,7 +187,7 @@ class CellMaps:
         *convolutions, pool = features.children()  # Grad-CAM's features are those before the last pool
 
         def value(inputs: tuple[torch.Tensor, ...]) -> Any:
-            seen = inputs[0]
+            seen = inputs[0].view_as(inputs[0])  # no leaf: costs are counted, see `relevance.cost`
             for part in convolutions:
                 seen = part(seen)
             output = seen

@@ -6,9 +6,9 @@ Belongs here: what a study of lesions may say. Does not belong here: statistics 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from relevance_assets.study.base import Label, Settings, Shape, Tissue
 from relevance_assets.study.training import Augmentation
@@ -28,30 +28,34 @@ LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
 APPLIED = {"flips", "overlap", "postprocessing", "opening_mm", "minimum_mm3"}
 
 
+def _names_the_scan(given: str) -> str:
+    try:
+        one, other = (given.format(folder=scan, scan=scan) for scan in ("sub-1", "sub-2"))
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"{given}: only {{folder}} and {{scan}} may stand in braces") from error
+    if one == other:
+        raise ValueError(f"{given}: has no {{scan}}, so every scan would have the same file")
+    if Path(given).is_absolute() or ".." in Path(given).parts:
+        raise ValueError(f"{given}: leads out of the BIDS folder; keep the masks in its derivatives")
+    return given
+
+
+MaskFile = Annotated[str, AfterValidator(_names_the_scan)]
+
+
 class MaskSource(Settings):
     """Masks made elsewhere (by hand, LST-AI, SAMSEG), on the grid of the study's first contrast; voxels > 0 count.
 
     Paths below the BIDS folder; `{folder}` is sub-<label>[/ses-<label>] and `{scan}` sub-<label>[_ses-<label>].
     """
 
-    lesions: str
-    ventricles: str
-    cortex: str | None = Field(default=None, description="cortex, or CSF around it; null: what is outside the brain")
-
-    @field_validator("lesions", "ventricles", "cortex")
-    @classmethod
-    def _names_the_scan(cls, given: str | None) -> str | None:
-        if given is None:
-            return None
-        try:
-            one, other = (given.format(folder=scan, scan=scan) for scan in ("sub-1", "sub-2"))
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"{given}: only {{folder}} and {{scan}} may stand in braces") from error
-        if one == other:
-            raise ValueError(f"{given}: has no {{scan}}, so every scan would have the same file")
-        if Path(given).is_absolute() or ".." in Path(given).parts:
-            raise ValueError(f"{given}: leads out of the BIDS folder; keep the masks in its derivatives")
-        return given
+    lesions: MaskFile
+    ventricles: MaskFile
+    cortex: MaskFile | None = Field(
+        default=None,
+        description="cortex, or the fluid around it, also for lesions of a network that learns from these masks; null: "
+        "what is outside the brain",
+    )
 
 
 class Zones(Settings):

@@ -429,6 +429,7 @@ _ALL = (
         _real("worst_share", "the largest part that an operation left unexplained of the largest number in its account",
               nullable=True),
         Column("sound", pl.Boolean(), "whether it adds up within the engine's bound; else it has no scores"),
+        _real("forwards", "what it cost in forward passes, by floating point operations; cells share their slice's"),
         _text("path", f"map, {_PATH}; null where it is not kept", nullable=True),
     )),
     _table("rule_cells", "Mean score of every cell on validation and on test slices.", (

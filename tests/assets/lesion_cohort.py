@@ -60,6 +60,7 @@ def write_cohort(bids: Path) -> None:
         save_volume(folder / f"{scan}_FLAIR.nii.gz", image, affine())
         save_volume(truth / f"{scan}_label-lesion_mask.nii.gz", planted(lesions), affine(), np.uint8)
         save_volume(truth / f"{scan}_label-ventricles_mask.nii.gz", ventricles, affine(), np.uint8)
+        save_volume(truth / f"{scan}_label-cortex_mask.nii.gz", ~brain, affine(), np.uint8)  # the fluid around it
     rows = {scan.split("_")[0]: group for scan, (group, _) in PEOPLE.items()}
     lines = [f"{person}\t{30 + number}\tF\t{group}" for number, (person, group) in enumerate(rows.items())]
     (bids / "participants.tsv").write_text("\n".join(["participant_id\tage\tsex\tgroup", *lines]) + "\n")

@@ -49,6 +49,31 @@ def test_planted_lesions_come_back_in_their_zones(made: Made) -> None:
     assert side["ventricle_edge_mm"].to_list() == pytest.approx([24.0] * 3)  # centre of a voxel to that of another
 
 
+def test_distances_are_to_the_cortex_given_and_to_the_brains_rim_without(made: Made) -> None:
+    """A sheet of cortex 9 mm from one lesion; its mask changed, that scan alone is measured again."""
+    made.run("lesions")
+    scan = "sub-4_ses-M6"
+
+    def distance() -> set[float]:
+        rows = made.table("lesions").filter(pl.col("scan") == scan, pl.col("rule") == "lesion_3d")
+        return set(rows["cortex_edge_mm"].round(6))
+
+    (before,) = distance()
+    x = np.argwhere(planted(PEOPLE[scan][1]))[0, 0]
+    sheet = np.zeros(SHAPE, np.uint8)
+    sheet[x + 3] = 1
+    save_volume(mask_of(made, scan, "cortex"), sheet, affine(), np.uint8)
+    assert [item for item, one in made.run("lesions").items() if not one.skipped] == [scan]
+    assert distance() == {3 * VOXEL} != {before}
+    sources = made.workspace.study.lesions.model_dump(exclude_none=True)["sources"]  # type: ignore[union-attr]
+    del sources["truth"]["cortex"]
+    remember(made.home, "lesion_profile", {"lesions.sources": sources})
+    again = Made(made.home, "lesion_profile", made.bids)
+    again.run("lesions")
+    rows = again.table("lesions").filter(pl.col("scan") == scan, pl.col("rule") == "lesion_3d")
+    assert set(rows["cortex_edge_mm"].round(6)) == {before}
+
+
 def test_tables_of_every_scan(made: Made) -> None:
     made.run("lesions")
     for name in ("lesion_burden", "lesion_totals", "zone_agreement", "zone_sensitivity"):
@@ -66,16 +91,18 @@ def test_a_wrong_mask_stops_its_scan_only(made: Made) -> None:
     mask_of(made, "sub-1").unlink()
     mask_of(made, "sub-1", "ventricles").unlink()
     mask_of(made, "sub-2", "ventricles").unlink()
+    mask_of(made, "sub-4_ses-M0", "cortex").unlink()
     other = affine()
     other[0, 3] += 1
     save_volume(mask_of(made, "sub-3"), planted({}), other, np.uint8)
     found = made.run("lesions")
-    assert {item for item, one in found.items() if one.outcome == "ok"} == {"sub-4_ses-M0", "sub-4_ses-M6"}
+    assert {item for item, one in found.items() if one.outcome == "ok"} == {"sub-4_ses-M6"}
     assert "no lesion mask, such as" in str(found["sub-1"].reason)
     assert "sub-2_label-ventricles_mask.nii.gz" in str(found["sub-2"].reason)
     assert "not on the grid of the first contrast; resample it" in str(found["sub-3"].reason)
+    assert "sub-4_ses-M0_label-cortex_mask.nii.gz" in str(found["sub-4_ses-M0"].reason)
     assert all("\n" not in str(one.reason) for one in found.values())
-    assert set(made.table("lesion_totals")["scan"]) == {"sub-4_ses-M0", "sub-4_ses-M6"}
+    assert set(made.table("lesion_totals")["scan"]) == {"sub-4_ses-M6"}
 
 
 def test_only_what_changed_is_measured_again(made: Made) -> None:

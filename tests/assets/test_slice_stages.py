@@ -96,6 +96,11 @@ def test_every_cell_is_scored_for_both_classes_and_adds_up(finished: MadeStudy) 
     kept = maps.drop_nulls("path")
     assert set(kept["map"]) == {"gamma -20, epsilon 0"}
     assert kept.height == 24
+    cost = {name: set(part["forwards"]) for (name,), part in maps.group_by("method")}
+    assert cost["gradient_x_input"] == {2.0}  # products forward, and as many back to the image
+    assert len(cost["lrp_grid"]) == len(cost["grad_cam"]) == 1
+    assert 1 < cost["grad_cam"].pop() < 2  # not back through the convolutions
+    assert 0 < cost["lrp_grid"].pop() < 4  # one cell alone: forward, and two passes back for each sign of gamma
 
 
 def test_a_score_is_that_of_the_map_on_disk(finished: MadeStudy) -> None:

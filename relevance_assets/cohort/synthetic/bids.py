@@ -167,6 +167,14 @@ def write_truth(folder: Path, scan: Scan, provenance: Mapping[str, Any]) -> None
                 "Description": "Lateral ventricles: at least half of the voxel.",
             },
         ),
+        "label-cortex_mask": (
+            scan.fractions["cortex"] >= 0.5,
+            {
+                "Type": "ROI",
+                "VolumeMm3": round(float(scan.fractions["cortex"].sum() * voxel_mm3), 2),
+                "Description": "Cortex, the cerebellum's too: at least half of the voxel.",
+            },
+        ),
         "label-pvs_mask": (
             fullest_voxels(scan.fractions["vessel"] * inside),
             {

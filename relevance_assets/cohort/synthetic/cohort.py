@@ -24,7 +24,7 @@ from relevance_assets.files import atomic_path, write_json
 
 __all__ = ["SyntheticCohortError", "check_folder", "is_complete", "synthesise"]
 
-GENERATOR_VERSION = "3"  # raise it when the same seed gives other bytes
+GENERATOR_VERSION = "4"  # raise it when the same seed gives other bytes
 BIDS_VERSION = "1.11.1"
 LARGEST_VOXEL_MM = 12.0
 SMALLEST_VOXEL_MM = 0.5

@@ -27,7 +27,8 @@ IMAGES = ("T1w", "FLAIR", "T1map", "MWFmap", "dwimap")
 FIELD_OF_VIEW_MM = (192.0, 224.0, 192.0)
 CENTRE_MM = (0.0, -17.0, 6.0)
 BLOCK_POINTS = 30_000  # fits the processor's cache
-_SUMS = ("brain", "ventricle", "disability", "decoy", *focal.ZONES, "vessel", "T1w", "FLAIR", "r1", "mwf", "ndi")
+_TRUTH = ("brain", "ventricle", "cortex", "disability", "decoy", *focal.ZONES, "vessel")
+_SUMS = (*_TRUTH, "T1w", "FLAIR", "r1", "mwf", "ndi")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Scan:
     images : dict of (x, y, z) float64
         By suffix: T1w and FLAIR in arbitrary units, T1map in ms, MWFmap and dwimap (NDI) as fractions.
     fractions : dict of (x, y, z) float32
-        Share of the voxel: brain, ventricle, disability, decoy, the three lesion zones, vessel.
+        Share of the voxel: brain, ventricle, cortex, disability, decoy, the three lesion zones, vessel.
     displacement_mm : (x, y, z, 3)
         Subject mm + displacement = template mm.
     lesions, vessels : list
@@ -90,7 +91,7 @@ def make_scan(visit: Visit, *, voxel_size_mm: float, seed: int, effect: float) -
     vessels = focal.draw_vessels(template, seed, visit)
     planted = np.concatenate([focal.render_lesions(template, lesions), focal.render_vessels(template, vessels)], axis=1)
     sums, displacement = _average(template, planted, warp, grid, visit, effect)
-    fractions = {name: sums[name] for name in _SUMS[: _SUMS.index("T1w")]}
+    fractions = {name: sums[name] for name in _TRUTH}
     images = _images(sums, grid, stream(seed, visit.person.subject, Stream.SCANNER, visit.session))
     return Scan(visit, grid, images, fractions, displacement, lesions, vessels, warp)
 
@@ -150,7 +151,7 @@ def _quantities(template: Template, planted: np.ndarray, where: np.ndarray, visi
     )
     tissue = signal.mix(contents, 1 + person.t1_scatter, 1 + person.mwf_scatter, 1 + person.ndi_scatter)
     measured = (signal.t1w(tissue), signal.flair(tissue), tissue.mean_r1, tissue.mwf, tissue.ndi)
-    truth = (at[name] for name in ("brain", "ventricle", "disability", "decoy"))
+    truth = (brain, at["ventricle"], grey, at["disability"], at["decoy"])
     values = np.zeros((len(where), len(_SUMS)), dtype=np.float32)
     for column, quantity in enumerate((*truth, *zones, vessel, *(brain * part for part in measured))):
         values[filled, column] = quantity
