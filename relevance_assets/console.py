@@ -6,13 +6,17 @@ Belongs here: both consoles, and the one way to end with an error. Does not belo
 
 from __future__ import annotations
 
+import os
+import sys
+
 import typer
 from rich.console import Console
 from rich.text import Text
 
 __all__ = ["complaints", "console", "failure"]
 
-console = Console()
+WIDTH = 110  # of what goes to a file or a pipe: rich would take 80
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH)
 complaints = Console(stderr=True)
 
 

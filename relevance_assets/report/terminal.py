@@ -132,6 +132,7 @@ def _scenarios(study: Study, store: Store) -> RenderableType | None:
         ["", "method", "maps", *measures],
         rows,
         right_from=3,
+        optional=(9, 7, 8, 6),
     )
     together = named["passes_together"].max()
     if together is None:
@@ -152,7 +153,7 @@ def _localisation(study: Study, store: Store) -> RenderableType | None:
     rows = frame.sort("contrast", "region", "metric").iter_rows(named=True)
     return table(
         f"Where the truth is known: {method}, beside the same region shifted elsewhere",
-        ["map", "region", "measure", "value", "shifted", "difference, 95 % interval", "scans"],
+        ["map", "region", "measure", "value", "shifted", "difference, 95 %", "scans"],
         [
             [row["contrast"], row["region"], row["metric"], row["value"], row["chance"], interval(row), row["n"]]
             for row in rows
@@ -197,6 +198,7 @@ def _correlations(study: Study, store: Store, most: int = 6) -> RenderableType |
             for row in best.iter_rows(named=True)
         ],
         right_from=3,
+        optional=(6,),
     )
 
 

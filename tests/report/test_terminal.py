@@ -1,12 +1,14 @@
-"""What the command line prints of results: the ranking of scenarios."""
+"""What the command line prints of results: the ranking of scenarios, tables in narrow windows."""
 
 from pathlib import Path
 
 import polars as pl
+import pytest
 from rich.console import Console
 
 from relevance_assets.configuration import load_studies
 from relevance_assets.home import Home
+from relevance_assets.report.tables import table
 from relevance_assets.report.terminal import study_summary
 from relevance_assets.tables.store import Store
 
@@ -58,3 +60,24 @@ def test_scenarios_are_ranked_by_equal_areas_beside_the_paired_difference(tmp_pa
         "1 lrp individual 0.650 0.55 … 0.75 -0.050 -0.15 … 0.05 0.400 – 1.500",
     ]
     assert "all together: 4.250 forward + backward passes" in said.get()
+
+
+@pytest.mark.parametrize(
+    ("width", "shown", "left_out"),
+    [(60, ["name", "value", "spread", "cost"], []), (30, ["name", "value", "spread"], ["cost"]),
+     (24, ["name", "value"], ["spread", "cost"]), (14, ["name", "value"], ["spread", "cost"])],
+)  # fmt: skip
+def test_a_narrow_window_does_without_columns_and_never_folds_numbers(
+    width: int, shown: list[str], left_out: list[str]
+) -> None:
+    console = Console(width=width, color_system=None)
+    with console.capture() as said:
+        console.print(
+            table("", ["name", "value", "spread", "cost"], [["a method", 0.25, "0.10 … 0.40", 3]], 1, optional=(3, 2))
+        )
+    lines = said.get().splitlines()
+    assert lines[0].split() == shown
+    assert "0.250" in said.get()
+    assert ("0.10 … 0.40" in said.get()) == ("spread" in shown)
+    notice = " ".join(" ".join(lines[1:]).partition("not shown in so narrow a window:")[2].split())
+    assert notice == ", ".join(left_out)
