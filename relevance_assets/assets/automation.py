@@ -15,7 +15,7 @@ import dagster as dg
 from relevance_assets.assets.alive import close_lost_runs
 from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.checks import checks_of
-from relevance_assets.assets.chunks import QUIET_TAG, asset_key, contiguous, range_tags
+from relevance_assets.assets.chunks import QUIET_TAG, asset_key, contiguous, others, range_tags
 from relevance_assets.assets.cohort import MANY, SETTLED_BY
 from relevance_assets.assets.planning import BACKOFF_S, Due, plan
 from relevance_assets.assets.stages import ALL, Stage, below, remove_orphans
@@ -238,7 +238,8 @@ def _requests(
             chunks = [[item] for item in sorted(one.items)]
         else:
             keys = instance.get_dynamic_partitions(f"{study.name}_scans")
-            chunks = contiguous(keys, set(one.items) - settling, one.allowed - settling)
+            allowed = one.allowed | others(one.stage, keys)
+            chunks = contiguous(keys, set(one.items) - settling, allowed - settling)
         for chunk in chunks:
             request = fingerprint(study.name, one.stage.name, sorted((item, one.items.get(item)) for item in chunk))
             wait = _waits(instance, request, now)

@@ -9,7 +9,7 @@ Belongs here: what Dagster must know of a stage. Does not belong here: work, set
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -32,6 +32,7 @@ __all__ = [
     "asset_key",
     "contiguous",
     "group_of",
+    "others",
     "partitions_of",
     "range_tags",
     "register_scans",
@@ -65,6 +66,11 @@ def partitions_of(workspace: Workspace, stage: Stage) -> dg.PartitionsDefinition
 def range_tags(chunk: Sequence[str]) -> dict[str, str]:
     """Tags of a run over a stretch of partitions."""
     return {"dagster/asset_partition_range_start": chunk[0], "dagster/asset_partition_range_end": chunk[-1]}
+
+
+def others(stage: Stage, keys: Iterable[str]) -> set[str]:
+    """Of these partitions those that are not chosen by a stage that `selects`: in its runs nothing is done for them."""
+    return set(keys) - set(stage.items()) if stage.selects else set()
 
 
 def contiguous(keys: Sequence[str], todo: set[str], allowed: set[str]) -> list[list[str]]:
@@ -136,6 +142,8 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
     def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         hold(workspace.home, context.run_id)
         items = list(context.partition_keys) if stage.partition else [ALL]
+        idle = others(stage, items)
+        items = [item for item in items if item not in idle]
         if stage.resets and context.op_execution_context.op_config["draw_again"]:
             forget(workspace, stage.name, set(items), stage.tables)
         quiet = context.run.tags.get(QUIET_TAG)
@@ -146,6 +154,8 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
             SETTLED_BY.reset(token)
         if stage.name == "participants":
             register_scans(workspace, context.instance)
+        for item in idle:
+            context.add_asset_metadata({"chosen": False}, partition_key=item)
         return report(context, workspace, stage, outcomes)
 
     return asset

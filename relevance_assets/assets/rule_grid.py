@@ -120,6 +120,7 @@ def _rule_grid(workspace: Workspace) -> Stage:
         outputs=lambda scan: list(_kept_paths(workspace, scan).values()),
         partition="scan",
         parallel=True,
+        selects=True,
         needs=("prepared_volumes", "splits", "trained_models", "predictions"),
         kinds=frozenset({"pytorch"}),
         group="model",

@@ -18,7 +18,7 @@ import polars as pl
 
 from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.checks import checks_of
-from relevance_assets.assets.chunks import asset_key, contiguous, partitions_of, range_tags, register_scans
+from relevance_assets.assets.chunks import asset_key, contiguous, others, partitions_of, range_tags, register_scans
 from relevance_assets.assets.execution import launch
 from relevance_assets.assets.owners import ASSET_OF
 from relevance_assets.assets.stages import ALL, Stage, forget, remove_orphans, state_of
@@ -207,7 +207,8 @@ def _run_partitions(
     known = instance.get_materialized_partitions(key)
     todo = {item for item, state in states.items() if state == "stale" or (state == "current" and item not in known)}
     allowed = {item for item, state in states.items() if state in ("stale", "current")}
-    for chunk in contiguous(partitions.get_partition_keys(dynamic_partitions_store=instance), todo, allowed):
+    keys = partitions.get_partition_keys(dynamic_partitions_store=instance)
+    for chunk in contiguous(keys, todo, allowed | others(seen, keys)):
         result = _launch(definitions, instance, key, range_tags(chunk))
         report.runs += 1
         _raise_unless(result, stage.name, workspace, items=chunk)

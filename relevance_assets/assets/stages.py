@@ -118,6 +118,8 @@ class Stage:
         mixes old and new. None where a stage does not do so.
     parallel
         Items of a chunk may be made by several processes.
+    selects
+        Items are some of the scans, chosen among those that could be: a run may pass over the others.
     lasting
         Rows of the last success stay where a later try fails: what rests on them is still true of its scans.
     """
@@ -139,6 +141,7 @@ class Stage:
     settings: Any = None
     resets: Callable[[], str | None] | None = None
     parallel: bool = False
+    selects: bool = False
     lasting: bool = False
 
     def fingerprint(self, item: str) -> str:

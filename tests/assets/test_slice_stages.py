@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
@@ -16,7 +17,9 @@ from relevance_assets.assets import checks
 from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.cohort import SETTLED_BY
 from relevance_assets.assets.rule_maps import CellMaps
+from relevance_assets.assets.runner import dagster_instance, run_study
 from relevance_assets.assets.stages import run_items
+from relevance_assets.assets.workspace import Workspace
 from relevance_assets.cohort.synthetic.slices import synthesise_slices
 from relevance_assets.configuration import DEFINITIONS, SQL, SettingsError, load_studies, read_settings, remember
 from relevance_assets.home import Home
@@ -292,3 +295,20 @@ def test_the_papers_settings_are_a_study(tmp_path: Path) -> None:
     assert study.rule_grid is not None
     assert (len(study.rule_grid.gammas), len(study.rule_grid.epsilons)) == (11, 11)
     assert study.training.total_epochs == 51
+
+
+def test_the_slices_explained_take_one_run_however_they_lie(finished: MadeStudy, tmp_path: Path) -> None:
+    """12 of 60, spread over the sets: one by one, a run each."""
+    shutil.copytree(finished.home.root, tmp_path / "home")
+    workspace = Workspace(load_studies(Home(tmp_path / "home"))["tumour"], Home(tmp_path / "home"))
+    explained = set(finished.table("rule_grid")["scan"])
+    with dagster_instance(workspace.home, alone=True) as instance:
+        run_study(workspace, instance)
+        key = dg.AssetKey(["tumour", "rule_grid"])
+        runs = [run for run in instance.get_runs() if run.asset_selection == {key}]
+        events = instance.fetch_materializations(key, limit=100).records
+    assert len(runs) == 1
+    chosen = {event.partition_key: event.asset_materialization.metadata for event in events}
+    assert explained <= set(chosen)
+    assert {scan for scan, said in chosen.items() if "chosen" not in said} == explained
+    assert set(workspace.recorded("rule_grid")) == explained
