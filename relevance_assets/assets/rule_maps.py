@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["GRID", "CellMaps", "OneMap", "map_name"]
 
 GRID = "lrp_grid"
+_COSTS: dict[tuple[str, tuple[Any, ...], tuple[str, ...]], dict[str, float]] = {}  # counted once in a process
 ACCOUNT = ("start", "total", "bias", "stabiliser", "dead", "clamped", "unexplained", "worst_share")
 
 
@@ -87,7 +88,6 @@ class CellMaps:
         self.references = settings.references if references is None else references
         every = [(gamma, epsilon) for gamma in settings.gammas for epsilon in settings.epsilons]
         self.cells = every if cells is None else list(cells)
-        self.costs: dict[str, float] = {}
 
     def image(self, scan: str) -> np.ndarray:
         """(3, x, y): the slice in all three colours."""
@@ -107,7 +107,7 @@ class CellMaps:
 
     def __call__(self, image: np.ndarray, target: int) -> Iterator[OneMap]:
         """All maps of one slice for one class: cells in the order of the grid, then the other methods."""
-        cost = self.costs or self._costs(image, target)
+        cost = self._costs(image, target)
         found = {one.cell: one for one in self.grid(image, (target,))}
         for cell in self.cells:
             one = found[cell]
@@ -121,12 +121,14 @@ class CellMaps:
         from relevance_assets.relevance.cost import flops
         from relevance_assets.relevance.rule_grid import cost
 
-        grid = cost(self.grid, image, (target,))
-        self.costs = {GRID: grid["forwards_per_map"]} | {
-            name: flops(lambda name=name: self._reference(name, image, target)) / grid["flops_of_forward"]
-            for name in self.references
-        }
-        return self.costs
+        key = (self.workspace.study.model_dump_json(), tuple(self.cells), tuple(self.references))
+        if key not in _COSTS:
+            grid = cost(self.grid, image, (target,))
+            _COSTS[key] = {GRID: grid["forwards_per_map"]} | {
+                name: flops(lambda name=name: self._reference(name, image, target)) / grid["flops_of_forward"]
+                for name in self.references
+            }
+        return _COSTS[key]
 
     def scored(self, image: np.ndarray, target: int, truth: np.ndarray) -> tuple[list[OneMap], pl.DataFrame]:
         """All maps of one slice for one class, and their scores with their keys; of a map that does not add up none."""
