@@ -9,24 +9,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
 from relevance_assets.assets.class_models import FOLD
 from relevance_assets.assets.workspace import Workspace
+from relevance_assets.study.slices import MAIN_REGION
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from relevance_assets.relevance.composites import Composite
     from relevance_assets.relevance.rule_grid import RuleGrid
 
-__all__ = ["GRID", "CellMaps", "OneMap", "map_name"]
+__all__ = ["GRID", "Cell", "CellMaps", "OneMap", "map_name", "measure_name"]
 
 GRID = "lrp_grid"
+LRP_0 = "lrp_0"  # no method of its own: a composite beside those of the cells
 _COSTS: dict[tuple[str, tuple[Any, ...], tuple[str, ...]], dict[str, float]] = {}  # counted once in a process
 ACCOUNT = ("start", "total", "bias", "stabiliser", "dead", "clamped", "unexplained", "worst_share")
+
+
+class Cell(NamedTuple):
+    """A cell of the grid, or of another region (`RuleGrid.regions`)."""
+
+    region: str
+    gamma: float
+    epsilon: float
 
 
 @dataclass(frozen=True)
@@ -34,8 +45,7 @@ class OneMap:
     """A map, what made it, and its account (empty for methods that have none)."""
 
     method: str
-    gamma: float | None
-    epsilon: float | None
+    cell: Cell | None
     relevance: np.ndarray  # (x, y) float32
     account: dict[str, float]
     sound: bool
@@ -43,22 +53,28 @@ class OneMap:
 
     def key(self) -> dict[str, Any]:
         return {
-            "map": map_name(self.method, self.gamma, self.epsilon),
+            "map": map_name(self.method, *(self.cell or (None, None, None))),
             "method": self.method,
-            "gamma": self.gamma,
-            "epsilon": self.epsilon,
+            **dict.fromkeys(Cell._fields),
+            **(self.cell._asdict() if self.cell else {}),
         }
 
     def numbers(self) -> dict[str, Any]:
         return {name: self.account.get(name) for name in ACCOUNT} | {"sound": self.sound, "forwards": self.forwards}
 
 
-def map_name(method: str, gamma: float | None, epsilon: float | None) -> str:
+def map_name(method: str, region: str | None, gamma: float | None, epsilon: float | None) -> str:
     """The key of a map in tables: its cell, its method, or both."""
     if gamma is None:
         return method
-    cell = f"gamma {gamma:g}, epsilon {epsilon:g}"
+    cell = f"gamma {gamma:g}, epsilon {epsilon:g}" + (f" ({region})" if region != MAIN_REGION else "")
     return cell if method == GRID else f"{method} at {cell}"
+
+
+def measure_name() -> pl.Expr:
+    """A score's name with its quantile: the key of a row."""
+    at = pl.concat_str("score", pl.lit(" at "), pl.col("quantile").round(4).cast(pl.String))
+    return pl.when(pl.col("quantile").is_null()).then("score").otherwise(at)
 
 
 class CellMaps:
@@ -67,26 +83,26 @@ class CellMaps:
     Parameters
     ----------
     cells
-        (gamma, epsilon); all of the study's grid where None.
+        All of the study's where None.
     references
         Other methods; the study's where None.
-    trained
-        False: the same network with weights as drawn.
+    seed
+        The same network with weights as drawn; None: the trained one.
     """
 
     def __init__(
         self,
         workspace: Workspace,
         *,
-        cells: Sequence[tuple[float, float]] | None = None,
+        cells: Sequence[Cell] | None = None,
         references: Sequence[str] | None = None,
-        trained: bool = True,
+        seed: int | None = None,
     ) -> None:
         settings = workspace.study.rule_grid
         assert settings is not None
-        self.workspace, self.settings, self.trained = workspace, settings, trained
+        self.workspace, self.settings, self.seed = workspace, settings, seed
         self.references = settings.references if references is None else references
-        every = [(gamma, epsilon) for gamma in settings.gammas for epsilon in settings.epsilons]
+        every = [Cell(name, *pair) for name, region in settings.regions.items() for pair in region.pairs]
         self.cells = every if cells is None else list(cells)
 
     def image(self, scan: str) -> np.ndarray:
@@ -109,12 +125,18 @@ class CellMaps:
         """All maps of one slice for one class: cells in the order of the grid, then the other methods."""
         cost = self._costs(image, target)
         found = {one.cell: one for one in self.grid(image, (target,))}
-        for cell in self.cells:
+
+        def own(cell: Cell | str) -> tuple[np.ndarray, dict[str, float], bool]:
             one = found[cell]
-            numbers = {name: getattr(one.account, name) for name in ACCOUNT}
-            yield OneMap(GRID, *cell, one.relevance, numbers, one.account.sound(), cost[GRID])
+            return one.relevance, {name: getattr(one.account, name) for name in ACCOUNT}, one.account.sound()
+
+        for cell in self.cells:
+            yield OneMap(GRID, cell, *own(cell), cost[GRID])
         for name in self.references:
-            yield OneMap(name, None, None, self._reference(name, image, target), {}, True, cost[name])
+            if name == LRP_0:
+                yield OneMap(name, None, *own(name), cost[GRID])
+            else:
+                yield OneMap(name, None, self._reference(name, image, target), {}, True, cost[name])
 
     def _costs(self, image: np.ndarray, target: int) -> dict[str, float]:
         """Of one map by each method; the same for all slices, since they have one size. A cell's is its share."""
@@ -127,6 +149,7 @@ class CellMaps:
             _COSTS[key] = {GRID: grid["forwards_per_map"]} | {
                 name: flops(lambda name=name: self._reference(name, image, target)) / grid["flops_of_forward"]
                 for name in self.references
+                if name != LRP_0
             }
         return _COSTS[key]
 
@@ -150,11 +173,11 @@ class CellMaps:
         from relevance_assets.training import checkpoint
 
         path = self.workspace.home.model(self.workspace.study.name, int(FOLD)) / "model.pt"
-        if self.trained:
+        if self.seed is None:
             found = checkpoint.load(path)
         else:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.settings.seed)
+                torch.manual_seed(self.seed)
                 found = checkpoint.describe(path).build(weights=None).eval()
         if not isinstance(found, VGG16):
             raise ValueError(f"rule_grid: explains a vgg16, not {self.workspace.study.network.name}")
@@ -164,16 +187,23 @@ class CellMaps:
     def grid(self) -> RuleGrid:
         from relevance_assets.precision import has_gpu
         from relevance_assets.relevance.rule_grid import RuleGrid
-        from relevance_assets.relevance.vgg_rules import composite
+        from relevance_assets.relevance.vgg_rules import composite, lrp_0
 
-        settings = self.settings
+        settings, regions = self.settings, self.settings.regions
         assert self.workspace.study.slices is not None
-        composites = {
+        composites: dict[Cell | str, Composite] = {
             cell: composite(
-                settings.variant, *cell, boxes=settings.boxes, signed=settings.signed, relative=settings.relative
+                settings.variant,
+                cell.gamma,
+                cell.epsilon,
+                boxes=settings.boxes,
+                signed=regions[cell.region].signed,
+                relative=regions[cell.region].relative,
             )
             for cell in self.cells
         }
+        if LRP_0 in self.references:
+            composites[LRP_0] = lrp_0()
         shape = (3, *self.workspace.study.slices.size)
         return RuleGrid(self.network, shape, composites, device="cuda" if has_gpu() else "cpu")
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from relevance_assets.relevance.composites import Composite, composite_of
 
-__all__ = ["PUBLISHED", "SENSIBLE", "VARIANTS", "Boundaries", "Cell", "composite", "grid"]
+__all__ = ["PUBLISHED", "SENSIBLE", "VARIANTS", "Boundaries", "Cell", "composite", "grid", "lrp_0"]
 
 PUBLISHED = tuple(float(value) for value in range(-100, 101, 20))  # gammas, and absolute unsigned epsilons
 SENSIBLE = tuple(step / 10 for step in range(11))  # gammas, and epsilons in units of a layer's mean |z|
@@ -101,6 +101,15 @@ def composite(
         ]
     layers.append({"kind": "average", "rule": "epsilon", "epsilon": stabiliser})
     return composite_of({"layers": layers, "name": f"gamma {gamma:g}, epsilon {epsilon:g}"})
+
+
+def lrp_0(stabiliser: float = 1e-6) -> Composite:
+    """LRP-0 in every layer, the first too: gradient x input of a network of ReLUs, but for the stabiliser."""
+    layers = [
+        {"kind": kind, "rule": "zero" if kind != "average" else "epsilon", "epsilon": stabiliser}
+        for kind in ("convolution", "linear", "average")
+    ]
+    return composite_of({"layers": layers, "name": "LRP-0"})
 
 
 def _boundaries(variant: str | Sequence[int]) -> Boundaries:

@@ -14,13 +14,13 @@ import numpy as np
 import polars as pl
 
 from relevance_assets.report.figures import COLOURS, DPI, style
-from relevance_assets.report.rule_text import cell, method_name, score_name
+from relevance_assets.report.rule_text import SCORES, cell, method_name, score_name
 from relevance_assets.statistics.rule_images import KEYS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ImageMaps", "methods_by_class_figure", "rule_grid_figure", "rule_overlays_figure"]
+__all__ = ["ImageMaps", "methods_by_class_figure", "rule_grid_figure", "rule_overlays_figure", "rule_scores_figure"]
 
 GREY = "#595959"
 MASK = "#F0E442"  # Okabe & Ito's yellow: on black as well as on red and blue
@@ -75,6 +75,54 @@ def rule_grid_figure(cells: pl.DataFrame, comparison: pl.DataFrame) -> Figure:
         return figure
 
 
+def rule_scores_figure(cells: pl.DataFrame) -> Figure:
+    """Every score over the grid on test images, each in its own colours; the cell that is chosen by it is marked.
+
+    Parameters
+    ----------
+    cells : frame
+        That of a `Selection`, of one explained class and any scores.
+
+    Raises
+    ------
+    ValueError
+        Rows of several explained classes; no cell has a value.
+    """
+    if cells["explained"].n_unique() != 1:
+        raise ValueError("scores of rules: rows of one explained class")
+    choices = [
+        (key, part)
+        for key, part in cells.group_by("score", "quantile", maintain_order=True)
+        if part.filter(pl.col("set") == "test")["value"].drop_nulls().len()
+    ]
+    if not choices:
+        raise ValueError("scores of rules: no cell has a value")
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(choices))
+    lines = -(-len(choices) // columns)
+    with style():
+        figure = Figure(figsize=(0.4 + 3.1 * columns, 0.7 + 2.4 * lines), dpi=DPI, layout="constrained")
+        axes = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axis, ((score, quantile), part) in zip(axes, choices, strict=False):
+            test = part.filter(pl.col("set") == "test")
+            image = _grid(axis, test, (test["value"].min(), test["value"].max()))
+            for row in test.filter("is_chosen").iter_rows(named=True):
+                _mark(axis, test, row, *MARKS["chosen"])
+            name = SCORES.get(str(score), str(score))
+            axis.set_title(name if quantile is None else f"{name}, {quantile:g} quantile", loc="left", fontsize=10)
+            axis.set_ylabel("ε")
+            figure.colorbar(image, ax=axis, pad=0.02, aspect=18).ax.tick_params(labelsize=9)
+        for axis in axes[len(choices) :]:
+            axis.set_axis_off()
+        n = max(cells.filter(pl.col("set") == "test")["n"].to_list())
+        title = f"Means over {n:,} test images, {cells['explained'][0]} class explained; ○ chosen on validation images"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        return figure
+
+
 def _grid(axis: Any, part: pl.DataFrame, limits: tuple[Any, Any]) -> Any:
     gammas, epsilons = (sorted(part[name].unique()) for name in ("gamma", "epsilon"))
     values = np.full((len(epsilons), len(gammas)), np.nan)
@@ -101,22 +149,24 @@ def _grid(axis: Any, part: pl.DataFrame, limits: tuple[Any, Any]) -> Any:
 
 def _marks(axis: Any, cells: pl.DataFrame, roles: Sequence[Mapping[str, Any]]) -> None:
     gammas, epsilons = (sorted(cells[column].unique()) for column in ("gamma", "epsilon"))
-
-    def mark(row: Mapping[str, Any], marker: str, size: float, label: str | None) -> None:
-        at = gammas.index(row["gamma"]), epsilons.index(row["epsilon"])
-        look: dict[str, Any] = {"marker": marker, "linestyle": "none", "markersize": size, "markerfacecolor": "none"}
-        # black within white shows on any colour
-        axis.plot(*at, **look, markeredgecolor="white", markeredgewidth=3.5)
-        axis.plot(*at, **look, markeredgecolor="black", markeredgewidth=1.5, label=label)
-
     for row in roles:
         if row["gamma"] in gammas and row["epsilon"] in epsilons:
             values = [f"{row[name]:.3f}" if row[name] is not None else "none" for name in ("validation", "value")]
             said = f"{row['role']}: {cell(row)}; {values[0]} on validation, {values[1]} on test images"
-            mark(row, *MARKS[row["role"]], said)
+            _mark(axis, cells, row, *MARKS[row["role"]], said)
     alike = cells.filter((pl.col("is_distinguishable") == False) & ~pl.col("is_chosen"))  # noqa: E712
     for number, row in enumerate(alike.iter_rows(named=True)):
-        mark(row, ".", 3.5, f"cannot be told from the chosen one ({len(alike)})" if number == 0 else None)
+        _mark(axis, cells, row, ".", 3.5, None if number else f"cannot be told from the chosen one ({len(alike)})")
+
+
+def _mark(
+    axis: Any, cells: pl.DataFrame, row: Mapping[str, Any], marker: str, size: float, label: str | None = None
+) -> None:
+    at = [sorted(cells[name].unique()).index(row[name]) for name in ("gamma", "epsilon")]
+    look: dict[str, Any] = {"marker": marker, "linestyle": "none", "markersize": size, "markerfacecolor": "none"}
+    # black within white shows on any colour
+    axis.plot(*at, **look, markeredgecolor="white", markeredgewidth=3.5)
+    axis.plot(*at, **look, markeredgecolor="black", markeredgewidth=1.5, label=label)
 
 
 def _levels(roles: Sequence[Mapping[str, Any]]) -> str:
@@ -181,7 +231,7 @@ def rule_overlays_figure(images: Sequence[ImageMaps]) -> Figure:
             line[0].set_title(one.title, loc="left", fontsize=9)
             for axis, (name, (relevance, mask, iou)) in zip(line[1:], one.maps.items(), strict=True):
                 shown = _overlay(axis, one, relevance, mask)
-                said = "" if iou is None else f"IoU {iou:.2f}"
+                said = "" if iou is None else f"IoU {iou:.2f}" if mask.any() else "no pixel is above 0"
                 axis.set_title(f"{name}\n{said}" if number == 0 else said, loc="left", fontsize=9)
         bar = figure.colorbar(shown, ax=list(axes.ravel()), orientation="horizontal", shrink=0.35, aspect=30, pad=0.02)
         bar.set_ticks([-1, 0, 1], labels=["against", "0", "for the class"], fontsize=9)

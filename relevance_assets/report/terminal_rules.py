@@ -12,6 +12,7 @@ from rich.text import Text
 
 from relevance_assets.report.tables import interval, table
 from relevance_assets.study import Study
+from relevance_assets.study.slices import MAIN_REGION
 from relevance_assets.tables.store import Store
 
 __all__ = ["RULE_PARTS"]
@@ -38,7 +39,8 @@ def _rules(study: Study, store: Store) -> RenderableType | None:
     assert study.rule_grid is not None
     settings = study.rule_grid
     frame = store.read("rule_comparison", study.name).filter(
-        (pl.col("explained") == settings.explained[0])
+        (pl.col("region") == MAIN_REGION)
+        & (pl.col("explained") == settings.explained[0])
         & (pl.col("score") == settings.score)
         & (pl.col("stratum_kind") == "all")
         & (pl.col("quantile").is_null() | (pl.col("quantile") == settings.quantiles[0]))
@@ -57,7 +59,9 @@ def _rules(study: Study, store: Store) -> RenderableType | None:
     title = (
         f"{settings.score} on {first['n']} test slices, chance {first['chance']:.3f}, ceiling {first['ceiling']:.3f}"
     )
-    answers = store.read("rule_answers", study.name).filter(explained=first["explained"], measure=first["measure"])
+    answers = store.read("rule_answers", study.name).filter(
+        region=MAIN_REGION, explained=first["explained"], measure=first["measure"]
+    )
     found = table(title, ["map", "mean", "chosen minus this", "95 %"], rows)
     return Group(found, Text(), Text(answers["answer"][0])) if answers.height else found
 

@@ -6,17 +6,18 @@ Belongs here: what only such a study says. Does not belong here: its model and t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from relevance_assets.study.base import Name, Settings, Share
 
-__all__ = ["PUBLISHED_GRID", "RuleGrid", "SliceSplit", "Slices"]
+__all__ = ["MAIN_REGION", "PUBLISHED_GRID", "Region", "RuleGrid", "SliceSplit", "Slices"]
 
 PUBLISHED_GRID = tuple(float(value) for value in range(-100, 101, 20))
 Quantile = Annotated[float, Field(gt=0, lt=1)]
-Reference = Literal["gradient_x_input", "integrated_gradients", "grad_cam", "saliency", "occlusion"]
+MAIN_REGION = "grid"
+Reference = Literal["lrp_0", "gradient_x_input", "integrated_gradients", "grad_cam", "saliency", "occlusion"]
 
 
 class SliceSplit(Settings):
@@ -44,21 +45,48 @@ class Slices(Settings):
     seed: int = Field(default=0, ge=0, description="of the synthetic slices")
 
 
-class RuleGrid(Settings):
-    """A grid of gamma and epsilon, its maps scored against masks; a cell is chosen on validation slices."""
+class Region(Settings):
+    """Pairs of a gamma and an epsilon, and what epsilon means."""
 
-    variant: Literal["as_published_code", "figure", "readme"] | tuple[int, int] = "as_published_code"
     gammas: list[float] = Field(default=list(PUBLISHED_GRID), min_length=1)
     epsilons: list[float] = Field(default=list(PUBLISHED_GRID), min_length=1)
-    boxes: Literal["data_range", "as_published"] = Field(default="data_range", description="bounds of zB")
     signed: bool = Field(default=False, description="z + epsilon sgn(z); false: z + epsilon, as published")
     relative: bool = Field(default=False, description="epsilon in units of the layer's mean |z|")
+
+    @model_validator(mode="after")
+    def _values(self) -> Self:
+        for name in ("gammas", "epsilons"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"rule_grid.{name}: each value once")
+        if self.signed and min(self.epsilons) < 0:
+            raise ValueError("rule_grid.epsilons: signed epsilon must not be negative")
+        return self
+
+    @property
+    def pairs(self) -> list[tuple[float, float]]:
+        return [(gamma, epsilon) for gamma in self.gammas for epsilon in self.epsilons]
+
+
+class RuleGrid(Region):
+    """A grid of gamma and epsilon, its maps scored against masks; a cell is chosen on validation slices.
+
+    Its own gammas and epsilons are the region `grid`; `sensible` is a second one, in which a cell is chosen too.
+    """
+
+    sensible: Region | None = Field(
+        default=None, description="another region, such as gamma 0 to 1 and signed relative epsilon 0 to 1"
+    )
+    variant: Literal["as_published_code", "figure", "readme"] | tuple[int, int] = "as_published_code"
+    boxes: Literal["data_range", "as_published"] = Field(default="data_range", description="bounds of zB")
     explained: list[Literal["true", "predicted"]] = Field(default=["true", "predicted"], min_length=1)
     quantiles: list[Quantile] = Field(default=[0.95], min_length=1)
     score: Name = Field(default="iou", description="by which the cell is chosen that figures and words are about")
     published: tuple[float, float] = (-20.0, 0.0)
-    references: list[Reference] = ["gradient_x_input", "integrated_gradients", "grad_cam"]
-    random_weights: bool = Field(default=True, description="also the chosen cell for a network that learnt nothing")
+    references: list[Reference] = ["lrp_0", "gradient_x_input", "integrated_gradients", "grad_cam"]
+    random_weights: int = Field(
+        default=3, ge=0, description="networks that learnt nothing, whose mean score is beside the chosen cell's"
+    )
     images: int | None = Field(
         default=None, ge=3, description="validation and test slices explained, of each; null: all"
     )
@@ -66,15 +94,17 @@ class RuleGrid(Settings):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _cells(self) -> RuleGrid:
-        for name in ("gammas", "epsilons", "quantiles", "explained", "references"):
+    def _cells(self) -> Self:
+        for name in ("quantiles", "explained", "references"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"rule_grid.{name}: each value once")
-        cells = {(gamma, epsilon) for gamma in self.gammas for epsilon in self.epsilons}
-        unknown = [cell for cell in self.maps if cell not in cells]
+        unknown = [cell for cell in self.maps if cell not in self.pairs]
         if unknown:
             raise ValueError(f"rule_grid.maps: {list(unknown[0])} is no cell of the grid")
-        if self.signed and min(self.epsilons) < 0:
-            raise ValueError("rule_grid.epsilons: signed epsilon must not be negative")
         return self
+
+    @property
+    def regions(self) -> dict[str, Region]:
+        """By name, the main one first."""
+        return {MAIN_REGION: self} | ({"sensible": self.sensible} if self.sensible else {})

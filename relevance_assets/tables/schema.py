@@ -67,6 +67,8 @@ _GRID = (
 _SOURCE = _text("source", "whose masks, as the study names them, e.g. manual")
 _EXPLAINED = _text("explained", "class that the map explains: 'true' or 'predicted'")
 _CELL = _text("map", "cell of the grid, or another method")
+_REGION = _text("region", "'grid' (the main one) or 'sensible', in which the cell was chosen")
+_OF_REGION = _text("region", "'grid' or 'sensible'; null for other methods", nullable=True)
 _MEASURE = _text("measure", "score, with its quantile")
 _CELLS = (
     _text("method", "'lrp_grid', another method, or 'random_weights' (the cell for a network that learnt nothing)"),
@@ -405,7 +407,7 @@ _ALL = (
     _table("rule_grid", "Scores of every map of a slice against its mask, beside chance and ceiling.", (
         _SCAN, _EXPLAINED, _CELL, _MEASURE,
     ), (
-        *_CELLS, *_SCORE,
+        *_CELLS, _OF_REGION, *_SCORE,
         _real("value", "null where undefined, or where the map does not add up", nullable=True),
         _real("chance", "expectation of a mask of the same size, or of the same values, at random", nullable=True),
         _real("ceiling", "most that sizes allow", nullable=True),
@@ -417,7 +419,7 @@ _ALL = (
     _table("rule_maps", "Account of every map of the grid: what it started with, what arrived, what was lost.", (
         _SCAN, _EXPLAINED, _CELL,
     ), (
-        *_CELLS,
+        *_CELLS, _OF_REGION,
         _text("class", "the class explained"),
         _real("start", "relevance put in: the class's logit; null for methods without account", nullable=True),
         _real("total", "sum over the map", nullable=True),
@@ -433,7 +435,7 @@ _ALL = (
         _text("path", f"map, {_PATH}; null where it is not kept", nullable=True),
     )),
     _table("rule_cells", "Mean score of every cell on validation and on test slices.", (
-        _EXPLAINED, _MEASURE, _text("set", "'validation' or 'test'"),
+        _REGION, _EXPLAINED, _MEASURE, _text("set", "'validation' or 'test'"),
         _real("gamma", "gamma of the cell"), _real("epsilon", "epsilon of the cell"),
     ), (
         *_SCORE, *_MEAN,
@@ -442,7 +444,7 @@ _ALL = (
         Column("is_distinguishable", pl.Boolean(), "whether it is surely worse than the chosen one", nullable=True),
     )),
     _table("rule_comparison", "The chosen cell and all else on test slices.", (
-        _EXPLAINED, _MEASURE,
+        _REGION, _EXPLAINED, _MEASURE,
         _text("stratum_kind", "'all', 'class' or 'prediction'"), _text("stratum", "which"),
         _text("role", "'chosen', 'published', 'worst', 'best_...' of a part of the grid, 'best_on_test' (cheating), "
               "'reference'"),
@@ -463,12 +465,12 @@ _ALL = (
         _whole("resamples", "bootstrap resamples in which it is defined", nullable=True),
     )),
     _table("rule_means", "Mean score of every map over slices, ours and in the published form.", (
-        _EXPLAINED, _MEASURE, _text("set", "'validation' or 'test'"), _CELL,
+        _REGION, _EXPLAINED, _MEASURE, _text("set", "'validation' or 'test'"), _CELL,
         _text("form", "'mean_over_images', or 'sum_over_n_as_published' (what is undefined counts as 0)"),
     ), (
         *_CELLS, *_SCORE, *_MEAN,
     )),
-    _table("rule_answers", "What the numbers say, in words made from them.", (_EXPLAINED, _MEASURE), (
+    _table("rule_answers", "What the numbers say, in words made from them.", (_REGION, _EXPLAINED, _MEASURE), (
         *_SCORE,
         _text("answer", "a paragraph"),
     )),

@@ -16,7 +16,7 @@ from PIL import Image
 from relevance_assets.assets import checks
 from relevance_assets.assets.chain import study_stages
 from relevance_assets.assets.cohort import SETTLED_BY
-from relevance_assets.assets.rule_maps import CellMaps
+from relevance_assets.assets.rule_maps import Cell, CellMaps
 from relevance_assets.assets.runner import dagster_instance, run_study
 from relevance_assets.assets.stages import run_items
 from relevance_assets.assets.workspace import Workspace
@@ -37,7 +37,9 @@ SMALL: dict[str, Any] = {
     "rule_grid.gammas": [-20, 0.25],
     "rule_grid.epsilons": [0, 20],
     "rule_grid.images": 6,
-    "rule_grid.references": ["gradient_x_input", "grad_cam"],
+    "rule_grid.sensible": {"gammas": [0, 0.5], "epsilons": [0.1], "signed": True, "relative": True},
+    "rule_grid.references": ["lrp_0", "gradient_x_input", "grad_cam"],
+    "rule_grid.random_weights": 2,
     "rule_grid.maps": [[-20, 0]],
     "statistics.bootstrap": 100,
 }
@@ -88,9 +90,10 @@ def test_prepared_slices_are_those_that_another_library_resizes(finished: MadeSt
 def test_every_cell_is_scored_for_both_classes_and_adds_up(finished: MadeStudy) -> None:
     maps, scores = finished.table("rule_maps"), finished.table("rule_grid")
     assert maps["scan"].n_unique() == 12
-    assert maps.height == 12 * 2 * (4 + 2)
+    assert maps.height == 12 * 2 * (4 + 2 + 3)
     assert maps["sound"].all()
-    own = maps.filter(method="lrp_grid")
+    own = maps.filter(pl.col("method").is_in(["lrp_grid", "lrp_0"]))
+    assert dict(own["region"].value_counts(sort=True).iter_rows()) == {"grid": 96, "sensible": 48, None: 24}
     lost = own["bias"] + own["stabiliser"] + own["dead"] + own["clamped"] + own["unexplained"]
     np.testing.assert_allclose(own["start"] - own["total"], lost, atol=1e-6)
     assert set(scores["quantile"].drop_nulls()) == {0.95}
@@ -123,33 +126,66 @@ def test_a_score_is_that_of_the_map_on_disk(finished: MadeStudy) -> None:
     assert row["total"] == pytest.approx(relevance.sum(), rel=1e-3, abs=1e-6)
 
 
-def test_the_choice_rests_on_validation_slices_alone(finished: MadeStudy) -> None:
-    scores = finished.table("rule_grid").filter(explained="true", measure="iou at 0.95", method="lrp_grid")
+@pytest.mark.parametrize("region", ["grid", "sensible"])
+def test_the_choice_rests_on_validation_slices_alone(finished: MadeStudy, region: str) -> None:
+    scores = finished.table("rule_grid").filter(explained="true", measure="iou at 0.95", region=region)
     sets = finished.table("class_predictions").filter("is_true").select("scan", "set", "class")
     means = scores.join(sets, on="scan").group_by("set", "gamma", "epsilon").agg(pl.col("value").mean())
     best = means.filter(set="validation").sort("value").row(-1, named=True)
     chosen = finished.table("rule_comparison").filter(
-        explained="true", measure="iou at 0.95", role="chosen", stratum_kind="all"
+        region=region, explained="true", measure="iou at 0.95", role="chosen", stratum_kind="all"
     )
     assert chosen.height == 1
     row = chosen.row(0, named=True)
     assert row["validation"] == pytest.approx(best["value"])
     test = means.filter(set="test", gamma=row["gamma"], epsilon=row["epsilon"])
     assert row["value"] == pytest.approx(test["value"][0])
-    others = finished.table("rule_comparison").filter(measure="iou at 0.95", explained="true", role="reference")
-    assert {"gradient_x_input", "grad_cam", "random_weights"} == set(others["method"])
-    answer = finished.table("rule_answers").filter(explained="true", measure="iou at 0.95")["answer"][0]
+    others = finished.table("rule_comparison").filter(
+        region=region, measure="iou at 0.95", explained="true", role="reference", stratum_kind="all"
+    )
+    more = {"published_cell"} if region == "sensible" else set()
+    assert {"lrp_0", "gradient_x_input", "grad_cam", "random_weights"} | more == set(others["method"])
+    if more:  # the published cell of the main region, on the same slices
+        every = finished.table("rule_grid").filter(explained="true", measure="iou at 0.95", map="gamma -20, epsilon 0")
+        mean = every.join(sets.filter(set="test"), on="scan")["value"].mean()
+        assert others.filter(method="published_cell")["value"].to_list() == pytest.approx([mean])
+    answer = finished.table("rule_answers").filter(region=region, explained="true", measure="iou at 0.95")["answer"][0]
     assert f"{row['value']:.2f}" in answer or f"{row['value']:.3f}" in answer
-    for name in ("ruleGrid", "ruleOverlays", "rulesByClass"):
-        assert finished.workspace.figure_path(name).stat().st_size > 5_000
+    for name in ("ruleGrid", "ruleScores", *(("ruleOverlays", "rulesByClass") if region == "grid" else ())):
+        path = finished.workspace.figure_path(name + ("" if region == "grid" else "Sensible"))
+        assert path.stat().st_size > 5_000
 
 
-def test_a_network_that_learnt_nothing_is_another_network(finished: MadeStudy) -> None:
-    workspace = finished.workspace
-    own, drawn = CellMaps(workspace, cells=[(0.25, 0)]), CellMaps(workspace, cells=[(0.25, 0)], trained=False)
-    first = next(iter(own.network.parameters()))
-    assert first.shape == next(iter(drawn.network.parameters())).shape
-    assert not np.allclose(first.detach().numpy(), next(iter(drawn.network.parameters())).detach().numpy())
+def test_lrp_0_is_gradient_times_input(finished: MadeStudy) -> None:
+    """By algebra, of a network of ReLUs, but for the stabiliser; two ways that share no code."""
+    maps = CellMaps(finished.workspace, cells=[], references=["lrp_0", "gradient_x_input"])
+    for scan in finished.table("rule_grid")["scan"].unique().sort().to_list()[:3]:
+        ours, gradient = (one.relevance for one in maps(maps.image(scan), 1))
+        assert np.corrcoef(ours.ravel(), gradient.ravel())[0, 1] > 0.999
+
+
+def test_networks_that_learnt_nothing_are_others_and_count_by_their_mean(finished: MadeStudy) -> None:
+    workspace, cell = finished.workspace, Cell("grid", 0.25, 0)
+    networks = [CellMaps(workspace, cells=[cell], references=(), seed=seed) for seed in (None, 0, 1)]
+    first = [next(iter(one.network.parameters())).detach().numpy() for one in networks]
+    assert len({one.shape for one in first}) == 1
+    assert not any(np.allclose(first[a], first[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    key = {"region": "grid", "explained": "true", "measure": "iou at 0.95", "stratum_kind": "all"}
+    rows = finished.table("rule_comparison").filter(**key)
+    row = rows.filter(method="random_weights").row(0, named=True)
+    cell = Cell("grid", row["gamma"], row["epsilon"])
+    said = finished.table("class_predictions").filter(pl.col("is_true"), pl.col("set") == "test")
+    classes = workspace.study.target.classes
+    found = []
+    for scan, kind in said.select("scan", "class").iter_rows():
+        if scan not in set(finished.table("rule_grid")["scan"]):
+            continue
+        for seed in (0, 1):
+            maps = CellMaps(workspace, cells=[cell], references=(), seed=seed)
+            positive = np.maximum(next(maps(maps.image(scan), classes.index(kind))).relevance, 0)
+            mask, truth = positive > np.quantile(positive, 0.95), maps.truth(scan)
+            found.append((mask & truth).sum() / (mask | truth).sum())
+    assert row["value"] == pytest.approx(np.mean(found), abs=1e-9)
 
 
 def test_the_database_answers_what_the_queries_ask(finished: MadeStudy) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from relevance_assets.relevance import Explainer, UnknownOperation, check_model, explain
 from relevance_assets.relevance.ledger import LOSSES
 from relevance_assets.relevance.rule_grid import Account, RuleGrid, cost
-from relevance_assets.relevance.vgg_rules import PUBLISHED, SENSIBLE, VARIANTS, Cell, composite, grid
+from relevance_assets.relevance.vgg_rules import PUBLISHED, SENSIBLE, VARIANTS, Cell, composite, grid, lrp_0
 
 SHAPE = (3, 64, 64)
 GAMMAS = (-20.0, -1.0, 0.0, 0.25, 100.0)
@@ -449,3 +449,12 @@ def test_what_does_not_fit_is_refused():
 class Running(nn.Module):
     def forward(self, x):
         return x.mean((2, 3)).cumsum(1)
+
+
+def test_lrp_0_alone_is_gradient_times_input():
+    """In every layer, by algebra; the gradient is autograd's."""
+    net, image = small_vgg(), picture()
+    (found,) = RuleGrid(net, SHAPE, {"zero": lrp_0(1e-14)})(image, (2,))
+    x = image[None].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(net(x)[0, 2], x)
+    close(found.relevance, (gradient * x)[0].sum(0).detach(), 1e-6)
