@@ -112,6 +112,7 @@ def rule_scores_figure(cells: pl.DataFrame) -> Figure:
             name = SCORES.get(str(score), str(score))
             axis.set_title(name if quantile is None else f"{name}, {quantile:g} quantile", loc="left", fontsize=10)
             axis.set_ylabel("ε")
+            axis.tick_params(labelsize=8)
             figure.colorbar(image, ax=axis, pad=0.02, aspect=18).ax.tick_params(labelsize=9)
         for axis in axes[len(choices) :]:
             axis.set_axis_off()
