@@ -53,7 +53,7 @@ def checks_of(workspace: Workspace, stages: list[Stage]) -> list[tuple[str, str,
         (
             "prepared_volumes",
             "one_grid",
-            "Every prepared volume has the shape and voxel size of the others.",
+            "Every prepared volume has the shape and voxel size of the others; of slices only the shape matters.",
             partial(one_grid, workspace),
         ),
         (
@@ -186,7 +186,9 @@ def one_grid(workspace: Workspace) -> tuple[bool, dict[str, Any]]:
         return frame.with_columns(pl.col(pl.Float64).round(3)).group_by(columns).len()
 
     found = stacked(workspace, "volumes", "one_grid", look)
-    grids = found.select(columns).unique()
+    # Slices are resized to one shape; their voxel sizes say only what they were resized from.
+    needed = columns[:3] if workspace.study.slices else columns
+    grids = found.select(needed).unique()
     first = "" if grids.is_empty() else str(grids.row(0))
     shape = workspace.study.shape
     wanted = shape is None or grids.is_empty() or tuple(grids.row(0)[:3]) == shape

@@ -202,7 +202,8 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
 
         image, mask = _files(workspace, scan)
         picture = read_slice(image)
-        values, inside = _resized(picture.data[..., 0], settings.size), _resized(read_mask(mask), settings.size) > 0.5
+        tumour = read_mask(mask)
+        values, inside = _resized(picture.data[..., 0], settings.size), _resized(tumour, settings.size) > 0.5
         low, high = float(values.min()), float(values.max())
         scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
         steps = np.array(
@@ -232,7 +233,10 @@ def _prepared_volumes(workspace: Workspace) -> Stage:
         return Done(
             tables={"volumes": pl.DataFrame([row], infer_schema_length=None)},
             result=fingerprint(row["sha256"], sha256(truth)),
-            metadata={"tumour_pixels": int(inside.sum())},
+            metadata={
+                "tumour_pixels": int(inside.sum()),
+                "tumour_lost_in_resizing": bool(tumour.any() and not inside.any()),  # then it is not scored
+            },
         )
 
     return Stage(
@@ -282,8 +286,12 @@ def _splits(workspace: Workspace) -> Stage:
         return frame.select("scan", "participant_id", "class", "fold").rows()
 
     def make(_: str) -> Done:
+        from relevance_assets.cohort.slice_splits import resolve_split
+
         slices = usable()
-        drawn = fingerprint(settings.split.model_dump(mode="json"))
+        how = resolve_split(slices, settings.split.how)
+        # Whether it was asked for or found: the same split, so a study keeps its own where only the word changes.
+        drawn = fingerprint(settings.split.model_dump(mode="json") | {"how": how})
         before = workspace.read("splits").filter(pl.col("draw").str.starts_with(drawn))
         if before.is_empty():
             frame, draw = _divided(slices, settings), f"{drawn}-{fingerprint(slices['scan'].to_list())[:8]}"
@@ -297,7 +305,7 @@ def _splits(workspace: Workspace) -> Stage:
         return Done(
             tables={"splits": frame.with_columns(draw=pl.lit(draw))},
             result=draw,
-            metadata={f"slices_{name}": count for name, count in counts.items()} | {"how": settings.split.how},
+            metadata={f"slices_{name}": count for name, count in counts.items()} | {"split_by": how},
         )
 
     return Stage(

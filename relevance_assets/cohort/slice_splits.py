@@ -15,15 +15,41 @@ import polars as pl
 from relevance_assets.cohort.slices import slice_order
 from relevance_assets.cohort.splits import SplitError
 
-__all__ = ["BUFFER", "SETS", "SHARES", "How", "split_slices"]
+__all__ = ["BUFFER", "SETS", "SHARES", "How", "resolve_split", "split_slices"]
 
-How = Literal["patient", "block", "published"]
+How = Literal["auto", "patient", "block", "published"]
 SETS = ("train", "validation", "test")
 LEFT_OUT = "buffer"
 SHARES = (0.70, 0.15, 0.15)  # of the published split
 #: Slices at each side of a border; 12 in all. A tumour of 7 cm is seen in 10 slices 7 mm apart (6 mm, gap 1 mm).
 BUFFER = 6
 PUBLISHED_SEED = 42
+
+
+def resolve_split(frame: pl.DataFrame, how: How) -> How:
+    """What `auto` comes to: `patient` where every slice has one, `block` where none has; others stay as they are.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Column patient, null where none is known; rows with a problem do not count.
+    how : str
+
+    Returns
+    -------
+    str
+        patient, block or published.
+
+    Raises
+    ------
+    SplitError
+        `auto`, and no slice can be used, or some have a patient and some have none.
+    """
+    if how != "auto":
+        return how
+    slices = _sound(frame)
+    _refuse_mixed(slices)
+    return "block" if slices["patient"].null_count() else "patient"
 
 
 def split_slices(
@@ -36,6 +62,8 @@ def split_slices(
     folds: tuple[int, int] | None = None,
 ) -> pl.DataFrame:
     """Divide slices into sets for training, validation and test.
+
+    `auto`: as `resolve_split` says.
 
     `patient`: people are shuffled within the class of most of their slices, and each class is divided by `shares`
     (at least one person each). With `folds`, the published fold of a slice decides instead.
@@ -75,10 +103,11 @@ def split_slices(
     Raises
     ------
     SplitError
-        No slices, a scan twice; shares that are none; people unknown for `patient`, or known for `block`; too few
-        people or slices; a set that lacks a class; somebody in two folds.
+        No slices, a scan twice; shares that are none; people unknown for `patient`, known for `block`, or known of
+        some slices only; too few people or slices; a set that lacks a class; somebody in two folds.
     """
     slices = _usable(frame)
+    how = resolve_split(slices, how)
     _check(slices, how, shares, buffer, folds)
     if how == "published":
         sides = _published(slices)
@@ -97,11 +126,26 @@ def split_slices(
     return result.select("scan", "participant_id", "set", leaking=leaking).sort("scan")
 
 
-def _usable(frame: pl.DataFrame) -> pl.DataFrame:
-    """Slices without a problem, sorted by number."""
+def _sound(frame: pl.DataFrame) -> pl.DataFrame:
     sound = frame.filter(pl.col("problem").is_null()) if "problem" in frame.columns else frame
     if sound.is_empty():
         raise SplitError("no slice can be used; see the problems of the index")
+    return sound
+
+
+def _refuse_mixed(slices: pl.DataFrame) -> None:
+    unknown = slices["patient"].null_count()
+    if 0 < unknown < slices.height:
+        first = slices.filter(pl.col("patient").is_null())["scan"].sort()[0]
+        raise SplitError(
+            f"{unknown} of {slices.height} slices have no patient ({first} is one), so slices.split.how can be neither "
+            "patient nor block; add their patients or take them out"
+        )
+
+
+def _usable(frame: pl.DataFrame) -> pl.DataFrame:
+    """Slices without a problem, sorted by number."""
+    sound = _sound(frame)
     doubled = sound.filter(pl.col("scan").is_duplicated())
     if not doubled.is_empty():
         raise SplitError(f"{doubled['scan'].sort()[0]} is listed more than once; list it once")
@@ -111,19 +155,22 @@ def _usable(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _check(slices: pl.DataFrame, how: How, shares: Sequence[float], buffer: int, folds: tuple[int, int] | None) -> None:
-    known = slices["patient"].is_not_null()
     if how not in ("patient", "block", "published"):
-        raise SplitError(f"a split by {how!r} is not known; choose patient, block or published")
+        raise SplitError(f"slices.split.how: {how!r} is not known; choose auto, patient, block or published")
     if len(shares) != len(SETS) or not min(shares) > 0 or not abs(sum(shares) - 1) < 1e-6:
         raise SplitError(f"shares {list(shares)} are not three positive numbers with sum 1; see {list(SHARES)}")
     if buffer < 0:
         raise SplitError(f"a buffer of {buffer} slices is none; take 0 or more")
     if folds is not None and how != "patient":
-        raise SplitError(f"published folds are by patient; with {how} leave them out")
-    if how == "patient" and not known.all():
-        raise SplitError(f"{int((~known).sum())} slices have no patient; add patients or split by block")
-    if how == "block" and known.any():
-        raise SplitError("patients are known, so blocks are not needed; split by patient")
+        raise SplitError(f"published folds are by patient; by {how} leave slices.split.folds out")
+    if how == "published":
+        return
+    _refuse_mixed(slices)
+    known = slices["patient"].null_count() == 0
+    if how == "patient" and not known:
+        raise SplitError("no slice has a patient; add patients or set slices.split.how to auto or block")
+    if how == "block" and known:
+        raise SplitError("patients are known, so blocks are not needed; set slices.split.how to auto or patient")
 
 
 def _by_person(slices: pl.DataFrame, shares: Sequence[float], seed: int) -> list[str]:
@@ -135,10 +182,15 @@ def _by_person(slices: pl.DataFrame, shares: Sequence[float], seed: int) -> list
     for each in sorted(set(kind.values())):
         people = generator.permutation(sorted(person for person in kind if kind[person] == each)).tolist()
         if len(people) < len(SETS):
-            raise SplitError(f"class {each} has {len(people)} patients or blocks; {len(SETS)} sets need one each")
+            raise SplitError(_too_few(each, len(people), by_block=slices["patient"].null_count() > 0))
         bounds = np.cumsum(_numbers(len(people), shares))
         side |= dict(zip(people, np.repeat(SETS, np.diff(bounds, prepend=0)).tolist(), strict=True))
     return [side[person] for person in slices["participant_id"]]
+
+
+def _too_few(kind: str, people: int, *, by_block: bool) -> str:
+    who, remedy = ("blocks", "lower slices.block") if by_block else ("patients", "add slices of other patients")
+    return f"class {kind} has {people} {who}, and {len(SETS)} sets need one each; {remedy}, or lower slices.every"
 
 
 def _numbers(people: int, shares: Sequence[float]) -> np.ndarray:
@@ -156,14 +208,15 @@ def _numbers(people: int, shares: Sequence[float]) -> np.ndarray:
 def _by_fold(slices: pl.DataFrame, validation: int, test: int) -> list[str]:
     numbers = slices["fold"].to_list()
     if None in numbers:
-        raise SplitError(
-            f"{slices['scan'][numbers.index(None)]} has no published fold; add cvind.mat or leave folds out"
-        )
+        first = slices["scan"][numbers.index(None)]
+        raise SplitError(f"{first} has no published fold; add cvind.mat or leave slices.split.folds out")
     if validation == test or not {validation, test} <= set(numbers):
-        raise SplitError(f"folds {validation} and {test} are not two of {sorted(set(numbers))}; choose two of them")
+        raise SplitError(
+            f"slices.split.folds: {validation} and {test} are not two of {sorted(set(numbers))}; choose two"
+        )
     torn = slices.group_by("participant_id").agg(pl.col("fold").n_unique()).filter(pl.col("fold") > 1)
     if not torn.is_empty():
-        raise SplitError(f"{torn['participant_id'].sort()[0]} is in more than one fold; leave folds out, split by seed")
+        raise SplitError(f"{torn['participant_id'].sort()[0]} is in more than one fold; leave slices.split.folds out")
     return ["validation" if fold == validation else "test" if fold == test else "train" for fold in numbers]
 
 

@@ -15,6 +15,8 @@ from relevance_assets.study.base import Name, Settings, Share
 __all__ = ["MAIN_REGION", "PUBLISHED_GRID", "Region", "RuleGrid", "SliceSplit", "Slices"]
 
 PUBLISHED_GRID = tuple(float(value) for value in range(-100, 101, 20))
+#: Each of three classes needs a patient in each of three sets; patients have six slices, the ninth needs but one.
+LEAST_SYNTHETIC = 49
 Quantile = Annotated[float, Field(gt=0, lt=1)]
 MAIN_REGION = "grid"
 Reference = Literal["lrp_0", "gradient_x_input", "integrated_gradients", "grad_cam", "saliency", "occlusion"]
@@ -23,8 +25,9 @@ Reference = Literal["lrp_0", "gradient_x_input", "integrated_gradients", "grad_c
 class SliceSplit(Settings):
     """Who trains, validates and tests (`cohort.slice_splits`)."""
 
-    how: Literal["patient", "block", "published"] = Field(
-        default="patient", description="block: where no patient is known; published: single slices, which leaks"
+    how: Literal["auto", "patient", "block", "published"] = Field(
+        default="auto",
+        description="auto: by patient, where none is known by block; published: single slices, which leaks",
     )
     shares: tuple[Share, Share, Share] = Field(default=(0.7, 0.15, 0.15), description="train, validation, test")
     buffer: int = Field(default=6, ge=0, description="block: slices left out on both sides of a border between sets")
@@ -36,10 +39,10 @@ class Slices(Settings):
     """A folder of slices, as downloaded or with `index.csv`, in place of a BIDS folder (docs/rules.md)."""
 
     folder: Path | None = Field(default=None, description="null: synthetic slices below the home folder")
-    synthetic: int = Field(default=120, ge=18, description="how many synthetic slices")
+    synthetic: int = Field(default=120, ge=LEAST_SYNTHETIC, description="how many synthetic slices")
     synthetic_size: int = Field(default=64, ge=48, le=1024, description="their pixels along both axes")
     block: int = Field(default=50, ge=1, description="slice numbers per block, where no patient is known")
-    every: int = Field(default=1, ge=1, description="only each so manieth slice")
+    every: int = Field(default=1, ge=1, description="n: of the slices, sorted by number, only the first of each n")
     size: tuple[int, int] = Field(default=(256, 256), description="pixels that slices are resized to")
     split: SliceSplit = SliceSplit()
     seed: int = Field(default=0, ge=0, description="of the synthetic slices")

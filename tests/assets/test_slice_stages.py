@@ -309,6 +309,7 @@ def test_a_folder_with_faults(tmp_path: Path) -> None:
         ({"rule_grid.gammas": [1, 1]}, "rule_grid.gammas: each value once"),
         ({"rule_grid.signed": True}, "signed epsilon must not be negative"),
         ({"slices.size": [32]}, "slices.size"),
+        ({"slices.synthetic": 48}, "greater than or equal to 49"),
         ({"split.folds": 4}, "split (slices.split is): not for a study of slices"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from relevance_assets.cohort.slice_splits import SHARES, How, split_slices
+from relevance_assets.cohort.slice_splits import SHARES, How, resolve_split, split_slices
 from relevance_assets.cohort.slices import index_slices
 from relevance_assets.cohort.splits import SplitError
 
@@ -178,7 +178,23 @@ def test_slices_with_a_problem_are_left_out() -> None:
     assert not set(split["scan"]) & set(bad["scan"])
 
 
+def test_auto_is_by_patient_where_all_are_known_and_by_block_where_none_is() -> None:
+    for frame, how in ((PEOPLE, "patient"), (BLOCKS, "block")):
+        assert resolve_split(frame, "auto") == how
+        assert split_slices(frame, "auto", seed=3).equals(split_slices(frame, how, seed=3))
+        assert resolve_split(frame, "published") == "published"
+    assert resolve_split(MIXED, "published") == "published"
+    assert split_slices(PEOPLE, "auto", folds=(4, 2)).equals(split_slices(PEOPLE, "patient", folds=(4, 2)))
+    assert resolve_split(PEOPLE.head(1), "auto") == "patient"
+    bad = BLOCKS.head(2).with_columns(problem=pl.lit("x: has no patient; add it"), scan=pl.lit("x/") + "scan")
+    sound = PEOPLE.with_columns(problem=pl.lit(None, dtype=pl.String))
+    assert resolve_split(pl.concat([sound, bad.select(sound.columns)]), "auto") == "patient"
+
+
 PEOPLE, BLOCKS = by_patient(30), by_block(list(range(1, 500)), 20)
+MIXED = PEOPLE.with_columns(
+    patient=pl.when(pl.col("slice_id").is_in(["1", "2", "3"])).then(None).otherwise(pl.col("patient"))
+)
 TORN = pl.concat(
     [
         PEOPLE,
@@ -192,9 +208,15 @@ TORN = pl.concat(
     [
         (PEOPLE.head(0), "patient", {}, "no slice can be used"),
         (pl.concat([PEOPLE, PEOPLE.head(1)]), "patient", {}, "listed more than once"),
-        (BLOCKS, "patient", {}, "have no patient; add patients or split by block"),
-        (PEOPLE, "block", {}, "patients are known"),
-        (PEOPLE, "random", {}, "'random' is not known"),
+        (BLOCKS, "patient", {}, "no slice has a patient; add patients or set slices.split.how to auto or block"),
+        (PEOPLE, "block", {}, "patients are known, so blocks are not needed; set slices.split.how to auto or patient"),
+        (MIXED, "auto", {}, "3 of "),
+        (MIXED, "auto", {}, "(sub-P0_ses-1 is one), so slices.split.how can be neither patient nor block; add their"),
+        (MIXED, "patient", {}, "add their patients or take them out"),
+        (MIXED, "block", {}, "add their patients or take them out"),
+        (PEOPLE.head(0), "auto", {}, "no slice can be used"),
+        (BLOCKS, "auto", {"folds": (1, 2)}, "by block leave slices.split.folds out"),
+        (PEOPLE, "random", {}, "'random' is not known; choose auto, patient, block or published"),
         (PEOPLE, "patient", {"shares": (0.5, 0.5)}, "three positive numbers"),
         (PEOPLE, "patient", {"shares": (0.5, 0.5, 0.0)}, "three positive numbers"),
         (PEOPLE, "patient", {"shares": (0.5, 0.3, 0.3)}, "with sum 1"),
@@ -202,7 +224,8 @@ TORN = pl.concat(
         (BLOCKS, "block", {"buffer": -1}, "a buffer of -1"),
         (BLOCKS, "block", {"buffer": 40}, "lacks"),
         (BLOCKS, "block", {"folds": (1, 2)}, "published folds are by patient"),
-        (by_patient(8), "patient", {}, "sets need one each"),
+        (by_patient(8), "patient", {}, "has 2 patients, and 3 sets need one each; add slices of other patients, or"),
+        (by_block([*range(60)], 10), "auto", {}, "has 2 blocks, and 3 sets need one each; lower slices.block, or"),
         (PEOPLE, "patient", {"folds": (1, 1)}, "are not two of"),
         (PEOPLE, "patient", {"folds": (1, 6)}, "are not two of"),
         (PEOPLE.with_columns(fold=pl.lit(None, dtype=pl.Int64)), "patient", {"folds": (1, 2)}, "no published fold"),
