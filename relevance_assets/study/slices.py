@@ -16,7 +16,7 @@ __all__ = ["MAIN_REGION", "PUBLISHED_GRID", "Region", "RuleGrid", "SliceSplit", 
 
 PUBLISHED_GRID = tuple(float(value) for value in range(-100, 101, 20))
 #: Each of three classes needs a patient in each of three sets; patients have six slices, the ninth needs but one.
-LEAST_SYNTHETIC = 49
+LEAST_SYNTHETIC = 25
 Quantile = Annotated[float, Field(gt=0, lt=1)]
 MAIN_REGION = "grid"
 Reference = Literal["lrp_0", "gradient_x_input", "integrated_gradients", "grad_cam", "saliency", "occlusion"]

@@ -28,8 +28,8 @@ from relevance_assets.files import atomic_path, write_json
 
 __all__ = ["PER_PATIENT", "make_slice", "synthesise_slices"]
 
-VERSION = "1"  # raise it when the same seed gives other bytes
-PER_PATIENT = 6
+VERSION = "2"  # raise it when the same seed gives other bytes
+PER_PATIENT = 3  # one in each plane
 SETTINGS = "synthetic_slices.json"
 FIELD_OF_VIEW_MM = 220.0
 TEMPLATE_MM = 2
@@ -102,7 +102,7 @@ def make_slice(number: int, *, size: int, seed: int) -> tuple[np.ndarray, np.nda
     template = load_template(TEMPLATE_MM)
     warp, tumour, middle_mm = _patient_anatomy(seed, subject)
     rng = stream(seed, subject, Stream.SCANNER, session=place + 1)
-    right, down = np.array(list(PLANES.values())[place // 2])
+    right, down = np.array(list(PLANES.values())[place])
     through = np.cross(right, down)
     offset = rng.uniform(-OFFSET, OFFSET) * float(np.abs(through) @ tumour.semi_axes_mm)
     factor = 2 if FIELD_OF_VIEW_MM / size > FINE_MM else 1
