@@ -39,7 +39,7 @@ __all__ = [
     "stage_asset",
 ]
 
-CHUNK = 64
+CHUNK = 128
 SPAN = 64  # current scans in a row: to pass over more of them costs more than another run does
 QUIET_TAG = "relevance/quiet_seconds"
 DRAW_AGAIN = "Divide everybody anew, those who came later too, and so train every model again."

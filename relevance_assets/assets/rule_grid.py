@@ -74,7 +74,11 @@ def _rule_grid(workspace: Workspace, settings: RuleGrid) -> Stage:
         for target in sorted(set(targets.values())):
             found, measured = maps.scored(image, target, truth)
             measured = measured.with_columns(measure=measure_name())
-            accounts = pl.DataFrame([one.key() | one.numbers() for one in found], infer_schema_length=None)
+            costs = maps.costs(image, target)
+            accounts = pl.DataFrame(
+                [one.key() | one.numbers() | {"forwards": costs[one.method]} for one in found],
+                infer_schema_length=None,
+            )
             for explained in (name for name, one in targets.items() if one == target):
                 named = {
                     "explained": pl.lit(explained),

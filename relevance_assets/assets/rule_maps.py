@@ -49,7 +49,6 @@ class OneMap:
     relevance: np.ndarray  # (x, y) float32
     account: dict[str, float]
     sound: bool
-    forwards: float  # what it cost, in forward passes of the network by floating point operations
 
     def key(self) -> dict[str, Any]:
         return {
@@ -60,7 +59,7 @@ class OneMap:
         }
 
     def numbers(self) -> dict[str, Any]:
-        return {name: self.account.get(name) for name in ACCOUNT} | {"sound": self.sound, "forwards": self.forwards}
+        return {name: self.account.get(name) for name in ACCOUNT} | {"sound": self.sound}
 
 
 def map_name(method: str, region: str | None, gamma: float | None, epsilon: float | None) -> str:
@@ -123,7 +122,6 @@ class CellMaps:
 
     def __call__(self, image: np.ndarray, target: int) -> Iterator[OneMap]:
         """All maps of one slice for one class: cells in the order of the grid, then the other methods."""
-        cost = self._costs(image, target)
         found = {one.cell: one for one in self.grid(image, (target,))}
 
         def own(cell: Cell | str) -> tuple[np.ndarray, dict[str, float], bool]:
@@ -131,22 +129,25 @@ class CellMaps:
             return one.relevance, {name: getattr(one.account, name) for name in ACCOUNT}, one.account.sound()
 
         for cell in self.cells:
-            yield OneMap(GRID, cell, *own(cell), cost[GRID])
+            yield OneMap(GRID, cell, *own(cell))
         for name in self.references:
             if name == LRP_0:
-                yield OneMap(name, None, *own(name), cost[GRID])
+                yield OneMap(name, None, *own(name))
             else:
-                yield OneMap(name, None, self._reference(name, image, target), {}, True, cost[name])
+                yield OneMap(name, None, self._reference(name, image, target), {}, True)
 
-    def _costs(self, image: np.ndarray, target: int) -> dict[str, float]:
-        """Of one map by each method; the same for all slices, since they have one size. A cell's is its share."""
+    def costs(self, image: np.ndarray, target: int) -> dict[str, float]:
+        """What a map of each method costs, in forward passes of the network by floating point operations.
+
+        The same for all slices, since they have one size; a cell's is its share of all maps of a slice.
+        """
         from relevance_assets.relevance.cost import flops
         from relevance_assets.relevance.rule_grid import cost
 
         key = (self.workspace.study.model_dump_json(), tuple(self.cells), tuple(self.references))
         if key not in _COSTS:
             grid = cost(self.grid, image, (target,))
-            _COSTS[key] = {GRID: grid["forwards_per_map"]} | {
+            _COSTS[key] = dict.fromkeys((GRID, LRP_0), grid["forwards_per_map"]) | {
                 name: flops(lambda name=name: self._reference(name, image, target)) / grid["flops_of_forward"]
                 for name in self.references
                 if name != LRP_0
