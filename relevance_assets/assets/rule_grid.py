@@ -189,19 +189,21 @@ def _rule_selection(workspace: Workspace) -> Stage:
         statistics = study.statistics
         drawn: dict[str, Any] = statistics.model_dump(include={"bootstrap", "confidence", "seed"})
         rows = _rows(workspace)
+        leaking = bool(workspace.read("splits")["leaking"].any())
         tick(0.1, "choosing cells")
-        selection = select_rule(rows, published=settings.published, **drawn)
+        selection = select_rule(rows, published=settings.published, leaking=leaking, **drawn)
         if settings.random_weights:
             tick(0.4, "a network that learnt nothing")
             with one_thread():
                 rows = pl.concat([rows, _random_rows(workspace, rows, selection)], how="diagonal_relaxed")
             tick(0.7, "choosing cells")
-            selection = select_rule(rows, published=settings.published, **drawn)
-        means = image_means(rows.filter(pl.col("method") != "random_weights"), **drawn)
+            selection = select_rule(rows, published=settings.published, leaking=leaking, **drawn)
+        means = image_means(rows.filter(pl.col("method") != "random_weights"), leaking=leaking, **drawn)
         texts = []
         for (explained, score, quantile), part in selection.cells.group_by(*KEYS, maintain_order=True):
             of = selection.comparison.filter(_choice(explained, score, quantile))
-            texts.append((explained, score, quantile, answer(part, of, confidence=statistics.confidence)))
+            text = answer(part, of, confidence=statistics.confidence, leaking=leaking)
+            texts.append((explained, score, quantile, text))
         tick(0.9, "figures")
         for path in figures.values():
             path.unlink(missing_ok=True)
