@@ -92,8 +92,8 @@ def answer(
     -------
     str
         Which cell was chosen, of which, and how surely, its score on test images beside chance and ceiling, against the
-        published cell and the other methods, whether the signs of γ and ε matter, by class and prediction, and what cannot be
-        told.
+        published cell and the other methods, whether the signs of γ and ε matter, by class and prediction, and what
+        cannot be told.
 
     Raises
     ------

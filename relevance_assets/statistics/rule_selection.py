@@ -107,12 +107,13 @@ def select_rule(
     weights, is taken at the chosen cell. `validation` is the same row's mean on validation images, `gain` the mean of
     value - chance.
 
-    Intervals: percentile bootstrap over people, the same resamples for all rows of a set. p, of each difference and
-    of the chosen cell's gain: sign flips of people (all their differences together), two-sided; all flips of at most
-    10 people, or where they are no more than `bootstrap`, else that many at random, (b + 1) / (B + 1). n people give no
-    p below 2 / 2^n. Holm's correction over all these p of one choice (explained, score, quantile) and kind of stratum.
-    Strata are classes (`class`), whether the prediction was right (`prediction`), or `all`; the choice is always over
-    all.
+    Intervals: percentile bootstrap over people, the same resamples for all rows of a set. p, of each difference and of
+    the chosen cell's gain: sign flips of people (all their differences together), two-sided; all flips of at most 10
+    people, or where they are no more than `bootstrap`, else that many at random, (b + 1) / (B + 1). n people give no p
+    below 2 / 2^n. Flips take it that without an effect a person's sum is as likely x as -x: where it is as skewed as an
+    exponential, of single p some 8 % are below 0.05. Holm's correction over all these p of one choice (explained,
+    score, quantile) and kind of stratum. Strata are classes (`class`), whether the prediction was right (`prediction`),
+    or `all`; the choice is always over all.
 
     A cell is distinguishable from the chosen one where its p on validation images, corrected for all pairs of cells and
     so for the choice itself, is at most 1 - `confidence`: with d_g the sum of a person's differences between two cells,
