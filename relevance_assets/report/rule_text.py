@@ -128,22 +128,23 @@ def _choice(cells: pl.DataFrame, unit: str) -> Iterable[str]:
         f"largest mean {score_name(row['score'], row['quantile'])} ({_number(row['value'])}; the {row['explained']} "
         f"class explained) on {_count(row['n'], 'validation image')} of {_people(row['people'], unit)}."
     )
+    if len(could) > 1:
+        yield _sureness(could, row, unit, "every other one of these cells" if without else "every other cell")
     if without:
         yield (
             f"{_count(without, 'other cell')} had no say for want of a value on some of these images, where "
             f"{'its map' if without == 1 else 'their maps'} did not add up or the score is undefined."
         )
-    if len(could) == 1:
-        return
+
+
+def _sureness(could: pl.DataFrame, row: Mapping[str, Any], unit: str, others: str) -> str:
+    """How surely the cell of this row is the best of those that could be chosen."""
+    one, _, these = UNITS[unit]
     if row["wins"] is None:
-        yield f"How sure this choice is cannot be told from one {UNITS[unit][0]}."
-        return
+        return f"How sure this choice is cannot be told from one {one}."
     alike = int((~could["is_distinguishable"].fill_null(False)).sum()) - 1
-    others = "every other one of these cells is worse" if without else "every other cell is worse"
-    yield (
-        f"It is also the one chosen in {_percent(row['wins'])} of the resamples of these {UNITS[unit][2]}; "
-        + (f"{_count(alike, 'other cell')} cannot be told from it." if alike else f"{others}.")
-    )
+    found = f"{_count(alike, 'other cell')} cannot be told from it." if alike else f"{others} is worse."
+    return f"It is also the one chosen in {_percent(row['wins'])} of the resamples of these {these}; {found}"
 
 
 def _warnings(leaking: bool, unit: str) -> Iterable[str]:
