@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from relevance_assets.assets.cohort import upstream
 from relevance_assets.assets.rule_maps import GRID, Cell, CellMaps, map_name, measure_name
 from relevance_assets.assets.stages import ALL, Done, NotReady, Stage, each, tick
 from relevance_assets.assets.workspace import Workspace
@@ -41,7 +42,8 @@ def rule_selection(workspace: Workspace, settings: RuleGrid) -> Stage:
         if not results:
             raise NotReady("no slice explained yet: rule_grid")
         said = {scan: result for scan, result in workspace.results("predictions").items() if scan in results}
-        return [results, said, settings.model_dump(mode="json"), study.statistics.model_dump(mode="json")]
+        asked = [settings.model_dump(mode="json"), study.statistics.model_dump(mode="json")]
+        return [results, said, upstream(workspace, "splits", ALL), *asked]
 
     def make(_: str) -> Done:
         from relevance_assets.assets.metadata import picture
@@ -88,7 +90,7 @@ def rule_selection(workspace: Workspace, settings: RuleGrid) -> Stage:
         inputs=inputs,
         work=each(make),
         outputs=lambda _: [figures[FIGURES[0]]],
-        needs=("rule_grid",),
+        needs=("splits", "rule_grid"),
         kinds=frozenset({"polars", "matplotlib", "pytorch"}),
         group="statistics",
         pool="gpu",
@@ -108,20 +110,29 @@ def _selected(
     drawn: dict[str, Any] = statistics.model_dump(include={"bootstrap", "confidence", "seed"})
     share = 1 / len(settings.regions)
     rows = _of_region(every, region, settings)
+    asked: dict[str, Any] = drawn | {"leaking": bool(workspace.read("splits")["leaking"].any())}
+    published = settings.published if region == MAIN_REGION else None
     tick(begun + 0.1 * share, "choosing cells")
-    selection = select_rule(rows, published=settings.published, **drawn)
+    selection = select_rule(rows, published=published, **asked)
     if settings.random_weights:
         tick(begun + 0.3 * share, "networks that learnt nothing")
         with one_thread():
             rows = pl.concat([rows, _random_rows(workspace, settings, rows, region, selection)], how="diagonal_relaxed")
         tick(begun + 0.7 * share, "choosing cells")
-        selection = select_rule(rows, published=settings.published, **drawn)
+        selection = select_rule(rows, published=published, **asked)
     own = rows.filter(pl.col("method") == GRID) if region != MAIN_REGION else rows
-    means = image_means(own.filter(pl.col("method") != RANDOM), **drawn)
+    means = image_means(own.filter(pl.col("method") != RANDOM), **asked)
     texts = []
     for (explained, score, quantile), part in selection.cells.group_by(*KEYS, maintain_order=True):
         of = selection.comparison.filter(_choice(explained, score, quantile))
-        texts.append((explained, score, quantile, answer(part, of, confidence=statistics.confidence)))
+        words = answer(
+            part,
+            of,
+            confidence=statistics.confidence,
+            leaking=asked["leaking"],
+            unit=_unit(workspace),
+        )
+        texts.append((explained, score, quantile, words))
     schema = {"explained": pl.String, "score": pl.String, "quantile": pl.Float64, "answer": pl.String}
     tables = {
         "rule_cells": selection.cells,
@@ -224,14 +235,22 @@ def _figures(
     if cells["value"].drop_nulls().is_empty():
         return
     suffix = "" if region == MAIN_REGION else region.title()
-    yield f"{FIGURES[0]}{suffix}", rule_grid_figure(cells, comparison)
+    unit = _unit(workspace)
+    yield f"{FIGURES[0]}{suffix}", rule_grid_figure(cells, comparison, unit)
     yield f"{FIGURES[1]}{suffix}", rule_scores_figure(selection.cells.filter(explained=settings.explained[0]))
     if region != MAIN_REGION:
         return
     overlays = _overlays(workspace, settings, comparison, rows.filter(set="test"))
     if overlays is not None:
         yield FIGURES[2], overlays
-    yield FIGURES[3], methods_by_class_figure(comparison)
+    yield FIGURES[3], methods_by_class_figure(comparison, unit)
+
+
+def _unit(workspace: Workspace) -> str:
+    """What slices are grouped by where one must not count twice: `participant_id` is a patient, or a block."""
+    from relevance_assets.report.rule_text import BLOCKS, PEOPLE
+
+    return PEOPLE if workspace.read("slices")["patient"].drop_nulls().len() else BLOCKS
 
 
 def _overlays(workspace: Workspace, settings: RuleGrid, comparison: pl.DataFrame, rows: pl.DataFrame) -> Figure | None:

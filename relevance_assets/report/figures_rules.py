@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from relevance_assets.report.figures import COLOURS, DPI, style
-from relevance_assets.report.rule_text import SCORES, cell, method_name, score_name
+from relevance_assets.report.rule_text import PEOPLE, SCORES, cell, method_name, score_name
 from relevance_assets.statistics.rule_images import KEYS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SCALE = 99.5  # percentile of |relevance| at which the colours of a map end
 INCHES = 2.1  # width of one image
 
 
-def rule_grid_figure(cells: pl.DataFrame, comparison: pl.DataFrame) -> Figure:
+def rule_grid_figure(cells: pl.DataFrame, comparison: pl.DataFrame, unit: str = PEOPLE) -> Figure:
     """A score over the grid, on validation and on test images, in one scale of colours; the cells that matter marked.
 
     γ from left to right and ε from bottom to top, a cell per pair that was tried; one without a value is hatched. Dots:
@@ -40,6 +40,8 @@ def rule_grid_figure(cells: pl.DataFrame, comparison: pl.DataFrame) -> Figure:
     ----------
     cells, comparison : frame
         Those of a `Selection`, of one explained class, score and quantile.
+    unit : str
+        What intervals are over: `rule_text.PEOPLE` or `BLOCKS`.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def rule_grid_figure(cells: pl.DataFrame, comparison: pl.DataFrame) -> Figure:
         figure = Figure(figsize=(width, 2.5 + max(2.2, 0.36 * down)), dpi=DPI, layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         for axis, name in zip(axes, ("validation", "test"), strict=True):
-            image = _grid(axis, cells.filter(pl.col("set") == name), limits)
+            image = _grid(axis, cells.filter(pl.col("set") == name), limits, unit)
             _marks(axis, cells, roles)
         axes[0].set_ylabel("ε")
         bar = figure.colorbar(image, ax=list(axes), pad=0.02, aspect=25)
@@ -124,7 +126,7 @@ def rule_scores_figure(cells: pl.DataFrame) -> Figure:
         return figure
 
 
-def _grid(axis: Any, part: pl.DataFrame, limits: tuple[Any, Any]) -> Any:
+def _grid(axis: Any, part: pl.DataFrame, limits: tuple[Any, Any], unit: str = PEOPLE) -> Any:
     gammas, epsilons = (sorted(part[name].unique()) for name in ("gamma", "epsilon"))
     values = np.full((len(epsilons), len(gammas)), np.nan)
     for row in part.iter_rows(named=True):
@@ -144,7 +146,7 @@ def _grid(axis: Any, part: pl.DataFrame, limits: tuple[Any, Any]) -> Any:
     axis.set_xlabel("γ")
     axis.tick_params(length=2)
     people, n = (max(part[name].to_list()) for name in ("people", "n"))
-    axis.set_title(f"{part['set'][0]}: {n:,} images, {people:,} people", loc="left", fontsize=11)
+    axis.set_title(f"{part['set'][0]}: {n:,} images, {people:,} {unit}", loc="left", fontsize=11)
     return image
 
 
@@ -272,7 +274,7 @@ def _outline(axis: Any, mask: np.ndarray, colour: str, width: float) -> None:
         axis.set_ylim(mask.shape[0] - 0.5, -0.5)
 
 
-def methods_by_class_figure(comparison: pl.DataFrame) -> Figure:
+def methods_by_class_figure(comparison: pl.DataFrame, unit: str = PEOPLE) -> Figure:
     """Each method's score on test images with its interval, for all images and by class; chance as a bar beside it.
 
     Parameters
@@ -322,7 +324,7 @@ def methods_by_class_figure(comparison: pl.DataFrame) -> Figure:
         axis.spines["left"].set_visible(False)
         axis.set_xlabel(f"mean {score_name(key['score'], key['quantile'])}, test images", loc="right")
         axis.plot([], [], color=GREY, marker="|", markersize=9, markeredgewidth=1.5, linestyle="none", label="chance")
-        title = f"{key['explained']} class explained; lines are intervals over people"
+        title = f"{key['explained']} class explained; lines are intervals over {unit}"
         figure.legend(title=title, loc="outside lower left", frameon=False, ncols=3, alignment="left")
         figure.draw_without_rendering()
         figure.set_layout_engine("none")

@@ -3,8 +3,8 @@
 Belongs here: sentences about one choice, and when a difference may be called one. Does not belong here: the numbers,
 pictures (`figures_rules.py`).
 
-A difference is claimed only where its interval leaves out 0 and its p holds after correction; else the text says that
-it cannot be told.
+A difference, from another cell or method or from chance, is claimed only where its interval leaves out 0, its p holds
+after correction, and it rests on at least 6 people; else the text says that it cannot be told.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import polars as pl
 
 from relevance_assets.statistics.rule_images import KEYS
 
-__all__ = ["METHODS", "RANDOM_WEIGHTS", "SCORES", "answer", "cell", "method_name", "score_name"]
+__all__ = ["BLOCKS", "METHODS", "PEOPLE", "RANDOM_WEIGHTS", "SCORES", "answer", "cell", "method_name", "score_name"]
 
 SCORES = {
     "iou": "IoU",
@@ -36,11 +36,20 @@ METHODS = {
     "gradient_x_input": "gradient x input",
     "grad_cam": "Grad-CAM",
     "integrated_gradients": "integrated gradients",
+    "published_cell": "the published cell",
     RANDOM_WEIGHTS: "random weights",
 }
+#: Where the p of a difference, and of the gain over chance, is found.
+CORRECTED = {"difference": "p_corrected", "gain": "gain_p_corrected"}
 #: Parts of the grid: what they are called, and the parts that are beside them.
 GAMMA = {"best_gamma_negative": "γ < 0", "best_gamma_not_negative": "γ ≥ 0"}
 EPSILON = {"best_epsilon_negative": "ε < 0", "best_epsilon_zero": "ε = 0", "best_epsilon_positive": "ε > 0"}
+
+PEOPLE, BLOCKS = "people", "blocks (not patients)"
+#: One of them, several, and several that were named before.
+UNITS = {PEOPLE: ("person", PEOPLE, PEOPLE), BLOCKS: ("block (not a patient)", BLOCKS, "blocks")}
+#: Fewer cannot give a p below 0.05 by flips of signs: of n people the smallest is 2 / 2^n.
+FEWEST = 6
 
 
 def score_name(score: str, quantile: float | None) -> str:
@@ -59,7 +68,14 @@ def cell(row: Mapping[str, Any]) -> str:
     return f"γ = {row['gamma']:g}, ε = {row['epsilon']:g}".replace("-", "−")
 
 
-def answer(cells: pl.DataFrame, comparison: pl.DataFrame, *, confidence: float = 0.95) -> str:
+def answer(
+    cells: pl.DataFrame,
+    comparison: pl.DataFrame,
+    *,
+    confidence: float = 0.95,
+    leaking: bool = False,
+    unit: str = PEOPLE,
+) -> str:
     """One paragraph about one choice.
 
     Parameters
@@ -68,19 +84,25 @@ def answer(cells: pl.DataFrame, comparison: pl.DataFrame, *, confidence: float =
         Those of a `Selection`, of one explained class, score and quantile.
     confidence
         Of the intervals.
+    leaking
+        Whether single images were divided, so that people are in several sets: the text then says so.
+    unit
+        What a `participant_id` stands for: "people", or "blocks (not patients)" where no patient is known.
 
     Returns
     -------
     str
-        Which cell was chosen and how surely, its score on test images beside chance and ceiling, against the published
-        cell and the other methods, whether the signs of γ and ε matter, by class and prediction, and what cannot be
-        told.
+        Which cell was chosen, of which, and how surely, its score on test images beside chance and ceiling, against the
+        published cell and the other methods, whether the signs of γ and ε matter, by class and prediction, and what
+        cannot be told.
 
     Raises
     ------
     ValueError
-        Rows of no choice, or of several.
+        Rows of no choice, or of several; another unit.
     """
+    if unit not in UNITS:
+        raise ValueError(f"answer: unit {unit!r}; it is {' or '.join(map(repr, UNITS))}")
     choices = comparison.select(KEYS).unique().rows()
     if len(choices) != 1 or cells.select(KEYS).unique().rows() != choices:
         raise ValueError(f"answer: rows of one explained class, score and quantile are needed, not of {len(choices)}")
@@ -88,7 +110,7 @@ def answer(cells: pl.DataFrame, comparison: pl.DataFrame, *, confidence: float =
     chosen = _role(overall, "chosen")
     if chosen is None:
         raise ValueError("answer: no row has the role 'chosen'; give the comparison as `select_rule` made it")
-    said = [*_choice(cells, chosen), *_test(chosen, confidence)]
+    said = [*_choice(cells, unit), *_warnings(leaking, unit), *_test(chosen, confidence, leaking, unit)]
     if chosen["n"]:
         said += [*_published(overall, chosen, confidence), *_references(overall, confidence)]
         said += [*_sides(overall, GAMMA, "γ", confidence), *_sides(overall, EPSILON, "ε", confidence)]
@@ -97,31 +119,58 @@ def answer(cells: pl.DataFrame, comparison: pl.DataFrame, *, confidence: float =
     return " ".join(said)
 
 
-def _choice(cells: pl.DataFrame, chosen: Mapping[str, Any]) -> Iterable[str]:
+def _choice(cells: pl.DataFrame, unit: str) -> Iterable[str]:
     validation = cells.filter(pl.col("set") == "validation")
-    row = validation.row(by_predicate=pl.col("is_chosen"), named=True)
+    could = validation.filter("is_candidate")
+    row = could.row(by_predicate=pl.col("is_chosen"), named=True)
+    without = len(validation) - len(could)
     yield (
-        f"Of {_count(len(validation), 'cell')} of the grid, {cell(row)} had the largest mean "
-        f"{score_name(row['score'], row['quantile'])} ({_number(row['value'])}; the {row['explained']} class explained)"
-        f" on {_count(row['n'], 'validation image')} of {_count(row['people'], 'person', 'people')}."
+        f"Of {_count(len(could), 'cell')} of the grid{' that could be chosen' if without else ''}, {cell(row)} had the "
+        f"largest mean {score_name(row['score'], row['quantile'])} ({_number(row['value'])}; the {row['explained']} "
+        f"class explained) on {_count(row['n'], 'validation image')} of {_people(row['people'], unit)}."
     )
+    if len(could) > 1:
+        yield _sureness(could, row, unit, "every other one of these cells" if without else "every other cell")
+    if without:
+        yield (
+            f"{_count(without, 'other cell')} had no say for want of a value on some of these images, where "
+            f"{'its map' if without == 1 else 'their maps'} did not add up or the score is undefined."
+        )
+
+
+def _sureness(could: pl.DataFrame, row: Mapping[str, Any], unit: str, others: str) -> str:
+    """How surely the cell of this row is the best of those that could be chosen."""
+    one, _, these = UNITS[unit]
     if row["wins"] is None:
-        yield "How sure this choice is cannot be told from one person."
-        return
-    alike = int((~validation["is_distinguishable"].fill_null(False)).sum()) - 1
-    yield (
-        f"It is also the one chosen in {_percent(row['wins'])} of the resamples of these people; "
-        + (f"{_count(alike, 'other cell')} cannot be told from it." if alike else "every other cell is worse.")
-    )
+        return f"How sure this choice is cannot be told from one {one}."
+    alike = int((~could["is_distinguishable"].fill_null(False)).sum()) - 1
+    found = f"{_count(alike, 'other cell')} cannot be told from it." if alike else f"{others} is worse."
+    return f"It is also the one chosen in {_percent(row['wins'])} of the resamples of these {these}; {found}"
 
 
-def _test(chosen: Mapping[str, Any], confidence: float) -> Iterable[str]:
+def _warnings(leaking: bool, unit: str) -> Iterable[str]:
+    """Why all that follows is too good."""
+    if leaking:
+        whose = "Patients" if unit == PEOPLE else "Blocks"
+        yield (
+            f"{whose} are in several sets, as single images were divided at random: the network and the choice have "
+            "seen the test images' neighbours, and everything here, intervals and p too, is too good for new patients."
+        )
+    if unit == BLOCKS:
+        yield (
+            "No patient is known; a patient's images may lie in several blocks and sets, which makes intervals too "
+            "narrow and results too good."
+        )
+
+
+def _test(chosen: Mapping[str, Any], confidence: float, leaking: bool, unit: str) -> Iterable[str]:
+    apart = "" if leaking else ", which had no part in the choice,"
     if not chosen["n"]:
         yield "No test image has a value: nothing can be said about it on images that had no part in the choice."
         return
     said = (
-        f"On {_count(chosen['n'], 'test image')} of {_count(chosen['people'], 'person', 'people')}, which had no part "
-        f"in the choice, it scores {_number(chosen['value'])}"
+        f"On {_count(chosen['n'], 'test image')} of {_people(chosen['people'], unit)}{apart} it scores "
+        f"{_number(chosen['value'])}"
     )
     if chosen["ci_low"] is not None:
         said += f" ({confidence * 100:g} % interval {_number(chosen['ci_low'])} to {_number(chosen['ci_high'])})"
@@ -132,18 +181,23 @@ def _test(chosen: Mapping[str, Any], confidence: float) -> Iterable[str]:
     yield said + "."
     if chosen["gain_low"] is None:
         yield "Whether that is more than chance cannot be told."
-    elif chosen["gain_low"] > 0:
-        yield f"That is more than chance (difference {_number(chosen['gain'])}, {_between(chosen, 'gain')})."
-    elif chosen["gain_high"] < 0:
-        yield f"That is less than chance (difference {_number(chosen['gain'])}, {_between(chosen, 'gain')})."
-    else:
-        yield f"That cannot be told from chance (difference {_number(chosen['gain'])}, {_between(chosen, 'gain')})."
+        return
+    difference = f"difference {_number(chosen['gain'])}, {_between(chosen, 'gain')}"
+    if chosen["people"] < FEWEST:
+        yield (
+            f"Whether that is more than chance cannot be told from fewer than {FEWEST} {UNITS[unit][1]} ({difference})."
+        )
+        return
+    verb = ("cannot be told from", "is more than", "is less than")[_sign(chosen, confidence, "gain")]
+    yield f"That {verb} chance ({difference}{_but(chosen, confidence, 'gain')})."
 
 
 def _published(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any], confidence: float) -> Iterable[str]:
     row = _role(rows, "published")
-    if row is None or not row["n"]:
-        yield f"The published cell{'' if row is None else f' ({cell(row)})'} has no value on these images."
+    if row is None:  # of a grid in which it does not lie
+        return
+    if not row["n"]:
+        yield f"The published cell ({cell(row)}) has no value on these images."
     elif (row["gamma"], row["epsilon"]) == (chosen["gamma"], chosen["epsilon"]):
         yield "It is the published cell."
     else:
@@ -193,7 +247,7 @@ def _cheating(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     if row is None:
         return
     if row["difference"] is None:
-        yield "A choice on the test images would have fallen on the same cell."
+        yield "A choice on the test images, among the same cells, would have fallen on this one too."
     else:
         yield (
             f"A choice on the test images would have been cheating: {cell(row)} with {_number(row['value'])}, "
@@ -218,12 +272,30 @@ def _role(rows: Sequence[Mapping[str, Any]], role: str) -> Mapping[str, Any] | N
     return next((row for row in rows if row["role"] == role), None)
 
 
-def _sign(row: Mapping[str, Any], confidence: float) -> int:
+def _sign(row: Mapping[str, Any], confidence: float, name: str = "difference") -> int:
     """1 where the chosen cell is surely higher, -1 where it is surely lower, else 0; a place in (0, 1, -1)."""
-    low, high, p = row["difference_low"], row["difference_high"], row["p_corrected"]
-    if low is None or high is None or p is None or p > 1 - confidence:
+    p = row[CORRECTED[name]]
+    if p is None or p > 1 - confidence or row["people"] < FEWEST:
+        return 0
+    return _side(row, name)
+
+
+def _side(row: Mapping[str, Any], name: str) -> int:
+    """On which side of 0 the interval is; 0 where it contains 0, or there is none."""
+    low, high = row[name + "_low"], row[name + "_high"]
+    if low is None or high is None:
         return 0
     return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def _but(row: Mapping[str, Any], confidence: float, name: str) -> str:
+    """What stands against a difference that is not claimed though its interval leaves out 0."""
+    if not _side(row, name) or _sign(row, confidence, name):
+        return ""
+    if row["people"] < FEWEST:
+        return ", but of too few"
+    p = row[CORRECTED[name]]
+    return ", but no p" if p is None else f", but p {p:.2g} after correction"
 
 
 def _named(name: str, row: Mapping[str, Any], confidence: float) -> str:
@@ -232,9 +304,7 @@ def _named(name: str, row: Mapping[str, Any], confidence: float) -> str:
     if row["difference"] is not None:
         said += f", difference {_number(row['difference'])}"
         said += ", no interval" if row["difference_low"] is None else f" ({_between(row, 'difference')})"
-        apart = row["difference_low"] is not None and (row["difference_low"] > 0 or row["difference_high"] < 0)
-        if apart and not _sign(row, confidence):
-            said += f", but p {row['p_corrected']:.2g} after correction"
+        said += _but(row, confidence, "difference")
     return said + "]"
 
 
@@ -250,6 +320,10 @@ def _number(value: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{share * 100:.0f} %"
+
+
+def _people(n: int, unit: str) -> str:
+    return _count(n, *UNITS[unit][:2])
 
 
 def _count(n: int, one: str, more: str = "") -> str:

@@ -28,7 +28,7 @@ def _classes(study: Study, store: Store) -> RenderableType | None:
     wanted = [*METRICS, *(f"recall_{name}" for name in study.target.classes)]
     rows = {row["metric"]: row for row in frame.iter_rows(named=True)}
     return table(
-        "The network, on test slices",
+        f"The network, on test slices{_leak(study, store)}",
         ["measure", "value", "95 %", "slices"],
         [[name, rows[name]["value"], interval(rows[name]), rows[name]["n"]] for name in wanted if name in rows],
     )
@@ -38,13 +38,13 @@ def _rules(study: Study, store: Store) -> RenderableType | None:
     """The chosen cell beside all else, by the study's score, on test slices; and the answer in words."""
     assert study.rule_grid is not None
     settings = study.rule_grid
-    frame = store.read("rule_comparison", study.name).filter(
-        (pl.col("region") == MAIN_REGION)
-        & (pl.col("explained") == settings.explained[0])
+    every = store.read("rule_comparison", study.name).filter(
+        (pl.col("explained") == settings.explained[0])
         & (pl.col("score") == settings.score)
         & (pl.col("stratum_kind") == "all")
         & (pl.col("quantile").is_null() | (pl.col("quantile") == settings.quantiles[0]))
     )
+    frame = every.filter(region=MAIN_REGION)
     if frame.is_empty():
         return None
     roles = {"chosen": 0, "published": 1, "worst": 2, "reference": 3}
@@ -55,15 +55,23 @@ def _rules(study: Study, store: Store) -> RenderableType | None:
         cell = f" (γ {row['gamma']:g}, ε {row['epsilon']:g})" if row["gamma"] is not None else ""
         name = row["role"] if row["role"] != "reference" else row["method"].replace("_", " ")
         rows.append([f"{name}{cell}", row["value"], row["difference"], interval(difference)])
+    for row in every.filter(pl.col("region") != MAIN_REGION, role="chosen").iter_rows(named=True):
+        name = f"chosen in the region {row['region']} (γ {row['gamma']:g}, ε {row['epsilon']:g})"
+        rows.append([name, row["value"], None, "–"])
     first = frame.filter(role="chosen").row(0, named=True)
-    title = (
-        f"{settings.score} on {first['n']} test slices, chance {first['chance']:.3f}, ceiling {first['ceiling']:.3f}"
-    )
+    levels = (f", {name} {first[name]:.3f}" for name in ("chance", "ceiling") if first[name] is not None)
+    title = f"{settings.score} on {first['n']} test slices{''.join(levels)}{_leak(study, store)}"
     answers = store.read("rule_answers", study.name).filter(
         region=MAIN_REGION, explained=first["explained"], measure=first["measure"]
     )
     found = table(title, ["map", "mean", "chosen minus this", "95 %"], rows)
     return Group(found, Text(), Text(answers["answer"][0])) if answers.height else found
+
+
+def _leak(study: Study, store: Store) -> str:
+    """What a title adds where single slices were divided."""
+    leaking = store.read("splits", study.name)["leaking"].any()
+    return "; patients are in several sets, so all is too good" if leaking else ""
 
 
 RULE_PARTS = (_classes, _rules)

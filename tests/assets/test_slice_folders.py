@@ -115,7 +115,11 @@ def test_the_papers_split_takes_a_folder_with_and_without_patients(
     paper = read_settings(DEFINITIONS / "tumour" / "paper.yaml")
     folder = matlab_folder(synthetic, tmp_path / "given", patients=patients)
     # Of so few slices: small pictures, and blocks of one patient.
-    small = {"slices.size": [32, 32], "slices.block": PER_PATIENT, "slices.split": paper["slices.split"] | {"buffer": 0}}
+    small = {
+        "slices.size": [32, 32],
+        "slices.block": PER_PATIENT,
+        "slices.split": paper["slices.split"] | {"buffer": 0},
+    }
     remember(home, "tumour", paper | small | {"slices.folder": str(folder)})
     made = MadeStudy(home, "tumour")
     first = made.run("participants", "raw_scans", "prepared_volumes", "splits")["all"]

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from made import MadeStudy
 from PIL import Image
+from rich.console import Console
 
 from relevance_assets.assets import checks
 from relevance_assets.assets.chain import study_stages
@@ -24,6 +25,7 @@ from relevance_assets.cohort.synthetic.slices import synthesise_slices
 from relevance_assets.configuration import DEFINITIONS, SQL, SettingsError, load_studies, read_settings, remember
 from relevance_assets.home import Home
 from relevance_assets.imaging.volumes import load_volume
+from relevance_assets.report.terminal import study_summary
 from relevance_assets.tables.database import publish
 from relevance_assets.tables.query import run_query
 
@@ -82,7 +84,7 @@ def test_prepared_slices_are_those_that_another_library_resizes(finished: MadeSt
         )
         scaled = (picture - picture.min()) / np.ptp(picture)
         np.testing.assert_allclose(np.rot90(values[..., 0]), scaled, atol=1e-5)
-        np.testing.assert_array_equal(np.rot90(truth[..., 0]) > 0, mask > mask.max() / 2)
+        np.testing.assert_array_equal(np.rot90(truth[..., 0]) > 0, mask > 255 / 2)
     first = finished.table("volumes").row(0, named=True)
     assert (first["voxel_x_mm"], first["voxel_y_mm"]) == (48 / 32, 48 / 40)
 
@@ -190,8 +192,21 @@ def test_networks_that_learnt_nothing_are_others_and_count_by_their_mean(finishe
 
 def test_the_database_answers_what_the_queries_ask(finished: MadeStudy) -> None:
     publish(finished.workspace.store.root, finished.home.database, SQL)
-    for name in ("best_rules", "rules_against_other_methods", "rules_by_class"):
+    for name in ("best_rules", "rules_against_other_methods"):
         assert run_query(finished.home.database, SQL / "queries" / f"{name}.sql").height > 0, name
+    own = {row["scan"]: row for row in finished.table("class_predictions").filter("is_true").iter_rows(named=True)}
+    values: dict[tuple, list[float]] = {}
+    for row in finished.table("rule_grid").filter(score="iou").drop_nulls("value").iter_rows(named=True):
+        said = own[row["scan"]]
+        if said["set"] == "test":
+            key = row["explained"], row["measure"], said["class"], row["map"], said["is_predicted"]
+            values.setdefault(key, []).append(row["value"])
+    found = run_query(finished.home.database, SQL / "queries" / "rules_by_class.sql").filter(study="tumour")
+    names = ("explained", "measure", "class", "map", "network_is_right")
+    assert {tuple(row[name] for name in names): (row["value"], row["slices"]) for row in found.to_dicts()} == {
+        key: (pytest.approx(np.mean(of)), len(of)) for key, of in values.items()
+    }
+    assert len(found) == len(values)
 
 
 def test_nothing_is_made_twice(finished: MadeStudy) -> None:
@@ -208,8 +223,16 @@ def given_slices(folder: Path, *, patients: bool = True) -> list[str]:
     return index.read_text().splitlines()
 
 
+FEW = {"gammas": [-20], "epsilons": [0], "references": [], "random_weights": False, "images": 9}
+
+
 @pytest.mark.parametrize(
-    ("how", "more"), [("block", {"slices.block": 5, "slices.split.buffer": 1}), ("published", {})], ids=str
+    ("how", "more"),
+    [
+        ("block", {"slices.block": 5, "slices.split.buffer": 1}),
+        ("published", {"training.epochs": 1} | {f"rule_grid.{name}": value for name, value in FEW.items()}),
+    ],
+    ids=["block", "published"],
 )
 def test_other_splits_are_published_with_what_they_leave_out_or_leak(tmp_path: Path, how: str, more: dict) -> None:
     """Blocks whose slices are partly left out, and persons in several sets because that was asked for."""
@@ -230,6 +253,7 @@ def test_other_splits_are_published_with_what_they_leave_out_or_leak(tmp_path: P
         people = set(splits.filter("leaking")["participant_id"])
         assert people == set(torn.filter(pl.col("set") > 1)["participant_id"])
         assert people
+        check_that_the_answer_says_it_leaks(made)
     assert checks.no_leakage(made.workspace)[0]
     publish(made.workspace.store.root, home.database, SQL)
     wrong = splits.with_columns(
@@ -238,6 +262,23 @@ def test_other_splits_are_published_with_what_they_leave_out_or_leak(tmp_path: P
     if how == "published":
         made.workspace.write("splits", "all", wrong.drop("study"))
         assert not checks.no_leakage(made.workspace)[0], "only what says so may leak"
+
+
+def check_that_the_answer_says_it_leaks(made: MadeStudy) -> None:
+    """Persons are in validation and test, as was asked for: text and terminal call the result too good."""
+    assert made.run()["all"].outcome == "ok"
+    explained = made.table("splits").join(made.table("rule_maps").select("scan").unique(), on="scan")
+    assert explained.group_by("participant_id").agg(pl.col("set").n_unique())["set"].max() > 1
+    assert made.table("rule_means").height > 0
+    answers = made.table("rule_answers")["answer"].to_list()
+    assert answers
+    for said in answers:
+        assert "Patients are in several sets, as single images were divided at random" in said
+        assert "no part in the choice" not in said
+    console = Console(width=200, record=True)
+    for part in study_summary(made.home, "tumour"):
+        console.print(part)
+    assert console.export_text().count("; patients are in several sets, so all is too good") == 2
 
 
 def test_by_itself_the_service_takes_no_half_copied_slice_and_loses_no_disk(tmp_path: Path) -> None:
@@ -309,7 +350,7 @@ def test_a_folder_with_faults(tmp_path: Path) -> None:
         ({"rule_grid.gammas": [1, 1]}, "rule_grid.gammas: each value once"),
         ({"rule_grid.signed": True}, "signed epsilon must not be negative"),
         ({"slices.size": [32]}, "slices.size"),
-        ({"slices.synthetic": 48}, "greater than or equal to 49"),
+        ({"slices.synthetic": 24}, "greater than or equal to 25"),
         ({"split.folds": 4}, "split (slices.split is): not for a study of slices"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relevance_assets.report.rule_text import answer, cell, score_name
+from relevance_assets.report.rule_text import BLOCKS, answer, cell, score_name
 from relevance_assets.statistics.rule_selection import CELLS, COMPARISON
 
 KEY = {"explained": "true", "score": "iou", "quantile": 0.95}
@@ -18,12 +18,15 @@ UNCORRECTED = ABOVE | {"p": 0.03, "p_corrected": 0.21}
 NO_INTERVAL = {"difference": 0.05}
 
 
-def cells(wins=0.62, alike=1, chosen=CHOSEN):
+def cells(wins=0.62, alike=1, chosen=CHOSEN, without=0):
+    """The last `without` of 4 could not be chosen."""
     rows = []
     for number, (gamma, epsilon) in enumerate([chosen, PUBLISHED, (0.0, 0.0), (20.0, -20.0)]):
         row = KEY | {"set": "validation", "gamma": gamma, "epsilon": epsilon, "value": 0.3 - number / 100, "n": 120}
         row |= {"people": 15, "wins": wins if number == 0 else None, "is_chosen": number == 0}
-        rows.append(row | {"is_distinguishable": None if wins is None else number > alike})
+        row |= {"is_candidate": number < 4 - without}
+        apart = None if wins is None or not row["is_candidate"] else number > alike
+        rows.append(row | {"is_distinguishable": apart})
         rows.append(row | {"set": "test", "value": 0.9, "wins": None, "is_distinguishable": None})
     return pl.DataFrame(rows, schema=CELLS)
 
@@ -39,7 +42,7 @@ def row(role, cell=CHOSEN, method="lrp_grid", value=0.25, n=100, kind="all", str
 
 def comparison(*rows, **of_chosen):
     numbers = {"ci_low": 0.21, "ci_high": 0.29, "chance": 0.02, "ceiling": 0.45, "validation": 0.3}
-    numbers |= {"gain": 0.23, "gain_low": 0.19, "gain_high": 0.27}
+    numbers |= {"gain": 0.23, "gain_low": 0.19, "gain_high": 0.27, "gain_p": 0.001, "gain_p_corrected": 0.01}
     return pl.DataFrame([row("chosen", **(numbers | of_chosen)), *rows], schema=COMPARISON)
 
 
@@ -67,6 +70,69 @@ def test_how_sure_the_choice_is():
     said = answer(cells(wins=None), comparison())
     assert "How sure this choice is cannot be told from one person." in said
     assert "resamples" not in said
+
+
+def test_cells_that_could_not_be_chosen_are_counted_apart():
+    said = answer(cells(alike=1, without=1), comparison(row("best_on_test")))
+    assert said.startswith("Of 3 cells of the grid that could be chosen, γ = 0, ε = 20 had the largest mean IoU")
+    assert "1 other cell had no say for want of a value on some of these images, where its map did not add up" in said
+    assert "1 other cell cannot be told from it." in said
+    assert "A choice on the test images, among the same cells, would have fallen on this one too." in said
+    said = answer(cells(alike=0, without=2), comparison())
+    assert "2 other cells had no say for want of a value on some of these images, where their maps did not" in said
+    assert "every other one of these cells is worse." in said
+    alone = answer(cells(alike=0, without=3), comparison())
+    assert alone.startswith("Of 1 cell of the grid that could be chosen, ")
+    assert "3 other cells had no say" in alone
+    for word in ("resamples", "told from it", "is worse", "How sure"):
+        assert word not in alone
+    assert "no say" not in answer(cells(), comparison())
+
+
+def test_patients_in_several_sets_are_said_to_be():
+    said = answer(cells(), comparison(), leaking=True)
+    assert "Patients are in several sets, as single images were divided at random" in said
+    assert "is too good for new patients." in said
+    assert "no part in the choice" not in said
+    assert "On 100 test images of 12 people it scores 0.250" in said
+    blocks = answer(cells(), comparison(), leaking=True, unit=BLOCKS)
+    assert "Blocks are in several sets" in blocks
+    assert "several sets" not in answer(cells(), comparison())
+
+
+def test_blocks_are_not_called_people():
+    few = comparison(people=4, gain_p_corrected=0.125)
+    for table, of in ((cells(), comparison()), (cells(wins=None).with_columns(people=pl.lit(1)), few)):
+        said = answer(table, of, unit="blocks (not patients)")
+        assert "No patient is known; a patient's images may lie in several blocks and sets" in said
+        for word in ("people", "person"):
+            assert word not in said
+    assert "How sure this choice is cannot be told from one block (not a patient)." in said
+    assert "cannot be told from fewer than 6 blocks (not patients) (" in said
+    said = answer(cells(), comparison(), unit=BLOCKS)
+    assert "on 120 validation images of 15 blocks (not patients)." in said
+    assert "of the resamples of these blocks; " in said
+    assert "On 100 test images of 12 blocks (not patients), which had no part" in said
+    assert "No patient is known" not in answer(cells(), comparison())
+    with pytest.raises(ValueError, match="unit 'scans'; it is 'people' or 'blocks"):
+        answer(cells(), comparison(), unit="scans")
+
+
+def test_more_than_chance_needs_a_p_and_six_people():
+    said = answer(cells(), comparison(gain_p=0.03, gain_p_corrected=0.21))
+    assert "That cannot be told from chance (difference 0.230, 0.190 to 0.270, but p 0.21 after correction)." in said
+    assert "but no p)" in answer(cells(), comparison(gain_p=None, gain_p_corrected=None))
+    assert "That is more than chance" in answer(cells(), comparison(people=6))
+    for people in (2, 5):
+        said = answer(cells(), comparison(people=people), confidence=0.5)
+        assert "Whether that is more than chance cannot be told from fewer than 6 people (difference 0.230, " in said
+        assert "is more than chance (" not in said
+    few = row("published", PUBLISHED, value=0.2, **ABOVE) | {"people": 5}
+    said = answer(cells(), comparison(few))
+    assert (
+        "It cannot be told from the published cell (γ = −20, ε = 0) [0.200, difference 0.050 (0.020 to 0.080)," in said
+    )
+    assert ", but of too few]." in said
 
 
 def test_against_chance():
@@ -175,7 +241,7 @@ def test_cheating_is_called_so():
     said = answer(cells(), comparison(row("best_on_test", PUBLISHED, value=0.27, difference=-0.02)))
     assert "A choice on the test images would have been cheating: γ = −20, ε = 0 with 0.270, 0.020 more than" in said
     said = answer(cells(), comparison(row("best_on_test")))
-    assert "A choice on the test images would have fallen on the same cell." in said
+    assert "A choice on the test images, among the same cells, would have fallen on this one too." in said
 
 
 def test_classes_and_predictions_are_reported_not_compared():
@@ -207,7 +273,7 @@ def test_nothing_is_claimed_where_an_interval_contains_0():
         numbers |= {"p": random.random() / 50, "p_corrected": random.random() / 25}
         found = [row(role, PUBLISHED, "lrp_0" if role == "reference" else "lrp_grid", **numbers) for role in roles]
         said = answer(cells(), comparison(*found, *always, gain=0.0, gain_low=low, gain_high=high))
-        for claim in ("scores higher", "scores lower", "is shown", "more than chance", "less than chance"):
+        for claim in ("scores higher", "scores lower", "is shown", "is more than chance", "is less than chance"):
             assert claim not in said
 
 

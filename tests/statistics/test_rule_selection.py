@@ -7,7 +7,9 @@ import itertools
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
+from relevance_assets.report.rule_text import answer
 from relevance_assets.statistics.rule_images import GRID, image_means
 from relevance_assets.statistics.rule_selection import PARTS, select_rule
 
@@ -115,17 +117,72 @@ def test_numbers_by_explicit_resamples():
 def test_holm_counts_a_cell_with_two_roles_once():
     comparison = select_rule(rows(seed=4), **SETTINGS).comparison
     for kind in ("all", "class", "prediction"):
-        part = comparison.filter(pl.col("stratum_kind") == kind).drop_nulls("p")
-        distinct = part.unique(["stratum", "method", "gamma", "epsilon"]).sort("p")
+        part = comparison.filter(pl.col("stratum_kind") == kind)
+        found: dict[tuple, float] = {}
+        for row in part.iter_rows(named=True):
+            for name in ("p", "gain_p"):
+                if row[name] is not None:
+                    found[name, row["stratum"], row["method"], row["gamma"], row["epsilon"]] = row[name]
+        assert {key[1] for key in found if key[0] == "gain_p"} == set(part["stratum"])
         before = 0.0
         expected = {}
-        for place, row in enumerate(distinct.iter_rows(named=True)):
-            before = max(before, min(1.0, row["p"] * (len(distinct) - place)))
-            expected[row["stratum"], row["method"], row["gamma"], row["epsilon"]] = before
+        for place, key in enumerate(sorted(found, key=found.__getitem__)):
+            before = max(before, min(1.0, found[key] * (len(found) - place)))
+            expected[key] = before
         for row in part.iter_rows(named=True):
-            key = row["stratum"], row["method"], row["gamma"], row["epsilon"]
-            assert row["p_corrected"] == pytest.approx(expected[key])
-            assert row["correction"].startswith(f"holm over {len(distinct)}: ")
+            for name in ("p", "gain_p"):
+                if row[name] is not None:
+                    key = name, row["stratum"], row["method"], row["gamma"], row["epsilon"]
+                    assert row[f"{name}_corrected"] == pytest.approx(expected[key])
+                    assert row["correction"].startswith(f"holm over {len(found)}: ")
+                else:
+                    assert row[f"{name}_corrected"] is None
+
+
+@pytest.mark.parametrize("people", [2, 5, 6, 10])
+def test_the_p_of_few_people_is_exact(people):
+    """Of the gain and of a difference, by all flips of signs, however few resamples; the least is 2 / 2^n."""
+    frame = rows(seed=people, people=(3, people), methods=("gradient",)).with_columns(chance=pl.lit(0.29))
+    above = frame.with_columns(chance=pl.col("value") - 0.01 * (pl.col("participant_id").str.slice(1).cast(int) + 1))
+    for part in (frame, above):
+        selection = select_rule(part, bootstrap=20, seed=1)
+        chosen, other = one(selection, "chosen"), one(selection, "reference")
+        test = part.filter(set="test")
+        cell = test.filter(gamma=chosen["gamma"], epsilon=chosen["epsilon"]).sort("scan")
+        gradient = test.filter(method="gradient").sort("scan")
+        gain = cell["value"].to_numpy() - cell["chance"].to_numpy()
+        difference = cell["value"].to_numpy() - gradient["value"].to_numpy()
+        for found, values in ((chosen["gain_p"], gain), (other["p"], difference)):
+            whose = cell["participant_id"].to_numpy()
+            sums = [values[whose == f"t{person}"].sum() for person in range(people)]
+            extreme = [
+                abs(sum(sign * one for sign, one in zip(signs, sums, strict=True))) >= abs(sum(sums)) - 1e-12
+                for signs in itertools.product((-1, 1), repeat=people)
+            ]
+            assert found == pytest.approx(sum(extreme) / 2**people, abs=1e-12)
+    assert chosen["gain_p"] == pytest.approx(2 / 2**people)
+    assert one(selection, "published")["gain_p"] is other["gain_p"] is None
+
+
+@pytest.mark.parametrize(("people", "masks"), [(3, False), (5, True), (6, False), (8, True), (12, False), (12, True)])
+def test_chance_is_ruled_out_by_mistake_in_few(people, masks):
+    """One cell alone, which nothing corrects: people's gains are noise about 0, or those of masks laid at random."""
+    wrong, repeats, random = 0, 100 if people > 5 else 20, np.random.default_rng(people + 100 * masks)
+    frame = rows(people=(2, people), methods=()).filter(gamma=0, epsilon=0)
+    whose = frame["participant_id"].rank("dense").to_numpy() - 1
+    hits = np.arange(21)  # of 50 of 1000 pixels in a tumour of 20
+    iou = hits / (50 + 20 - hits)
+    chance = float(stats.hypergeom(1000, 20, 50).pmf(hits) @ iou) if masks else 0.02
+    for seed in range(repeats):
+        if masks:
+            value = iou[random.hypergeometric(20, 980, 50, size=len(frame))]
+        else:
+            value = chance + random.normal(size=people + 2)[whose]
+        drawn = frame.with_columns(pl.Series("value", value), chance=pl.lit(chance))
+        selection = select_rule(drawn, bootstrap=300, seed=seed)
+        said = answer(selection.cells, selection.comparison)
+        wrong += "is more than chance (" in said or "is less than chance (" in said
+    assert wrong <= (0 if people < 6 else 12)  # P(more than 12 of 100 | 0.05) = 0.001
 
 
 def test_a_planted_cell_is_chosen_surely_and_its_gain_found():
@@ -140,6 +197,9 @@ def test_a_planted_cell_is_chosen_surely_and_its_gain_found():
         assert row["difference_low"] > 0, role
         assert row["p_corrected"] < 0.05
     assert one(selection, "published")["difference"] == pytest.approx(0.2, abs=0.05)
+    assert chosen["gain_low"] > 0
+    assert chosen["gain_p_corrected"] < 0.05
+    assert "That is more than chance" in answer(selection.cells, selection.comparison)
     assert one(selection, "best_on_test")["difference"] is None  # it is the chosen one
     assert one(selection, "best_epsilon_positive")["difference"] is None
 
@@ -201,21 +261,48 @@ def test_a_cell_without_value_on_some_images_cannot_be_chosen():
     assert (one(selection, "chosen")["gamma"], one(selection, "chosen")["epsilon"]) != (20, 20)
     row = selection.cells.filter(set="validation", gamma=20, epsilon=20).row(0, named=True)
     assert row["wins"] is row["is_distinguishable"] is None
+    assert not row["is_candidate"]
+    assert selection.cells.filter(set="validation")["is_candidate"].sum() == 8
+    said = answer(selection.cells, selection.comparison)
+    assert "Of 8 cells of the grid that could be chosen, " in said
+    assert "1 other cell had no say for want of a value on some of these images" in said
     assert row["n"] == selection.cells["n"].filter(selection.cells["set"] == "validation").max() - 1
 
 
-def test_cells_that_lack_different_images_are_compared_on_those_they_share():
-    """One has high values on images that the other lacks, and both are alike where both have one."""
-    frame = rows(people=(20, 2), methods=()).filter(pl.col("gamma") == 0, pl.col("epsilon") != 0)
-    scan, high = pl.col("scan"), pl.col("epsilon") == 20
+def test_cells_that_lack_different_images_are_not_chosen_between():
+    """As many images each; one cell has high values on images that the others lack, and all are alike on the rest."""
+    frame = rows(people=(20, 2), methods=()).filter(pl.col("gamma") >= 0, pl.col("epsilon") == 20)
+    frame = pl.concat([frame, frame.filter(gamma=0).with_columns(gamma=pl.lit(1.0))])
+    scan, high = pl.col("scan"), pl.col("gamma") == 0
     own, others = (scan.is_in([f"validation{person:02}-0" for person in some]) for some in (range(10), range(10, 20)))
-    frame = frame.filter(~(high & others) & ~(~high & own)).with_columns(
-        value=pl.when(own).then(1.0).when(others).then(0.0).otherwise(0.3)
-    )
-    cells = select_rule(frame, **SETTINGS).cells.filter(pl.col("set") == "validation").sort("epsilon")
+    value = pl.when(own).then(1.0).when(others).then(0.0).otherwise(0.3)
+    lacking = frame.with_columns(value=pl.when((high & others) | (~high & own)).then(None).otherwise(value))
+    selection = select_rule(lacking, **SETTINGS)
+    cells = selection.cells.filter(pl.col("set") == "validation").sort("gamma")
+    assert cells["gamma"].to_list() == [0, 1, 20]
     assert cells["n"].n_unique() == 1
-    assert cells["is_chosen"].to_list() == [False, True]
-    assert cells["is_distinguishable"].to_list() == [False, False]
+    assert cells["is_candidate"].to_list() == [False, True, True]  # most cells have those images
+    assert cells["is_chosen"].to_list() == [False, True, False]
+    assert cells["is_distinguishable"].to_list() == [None, False, False]
+    assert cells["wins"].to_list() == [None, 1, 0]
+    alone = select_rule(lacking.filter(pl.col("gamma") < 20), **SETTINGS)
+    cells = alone.cells.filter(pl.col("set") == "validation").sort("gamma")
+    assert cells["is_candidate"].to_list() == cells["is_chosen"].to_list() == [True, False]  # the one that wins a tie
+
+
+def test_people_in_both_sets_where_that_was_asked_for():
+    """The numbers are those of the same images of other people: only the check is left out."""
+    frame = rows(seed=9)
+    torn = frame.with_columns(participant_id="p" + pl.col("participant_id").str.slice(1))
+    assert set(torn.filter(set="test")["participant_id"]) & set(torn.filter(set="validation")["participant_id"])
+    for refused in (select_rule, image_means):
+        with pytest.raises(ValueError, match="p0 is in validation and test; split by person"):
+            refused(torn, **SETTINGS)
+    for one_of, other in zip(
+        select_rule(torn, leaking=True, **SETTINGS), select_rule(frame, leaking=True, **SETTINGS), strict=True
+    ):
+        assert one_of.equals(other)
+    assert image_means(torn, leaking=True, **SETTINGS).equals(image_means(frame, **SETTINGS))
 
 
 def test_differences_rest_on_images_that_both_have():
@@ -252,7 +339,14 @@ def test_one_person_has_no_interval():
     selection = select_rule(rows(people=(1, 1)), **SETTINGS)
     row = one(selection, "reference")
     assert row["value"] is not None
-    assert row["ci_low"] is row["difference_low"] is row["gain_low"] is row["p"] is None
+    assert (
+        row["ci_low"]
+        is row["difference_low"]
+        is row["gain_low"]
+        is row["p"]
+        is one(selection, "chosen")["gain_p"]
+        is None
+    )
     assert selection.cells["wins"].null_count() == selection.cells["ci_low"].null_count() == 18
 
 

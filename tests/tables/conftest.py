@@ -609,28 +609,41 @@ def fill(root: Path) -> Store:
 
 
 def _slices(store: Store, study: str) -> None:
-    """One slice, one cell and one other method, and a row of each summary."""
-    scan = "sub-7_ses-12"
-    key = {"scan": scan, "explained": "true"}
+    """Two slices, one cell and one other method, and a row of each summary; a meningioma is called a glioma."""
+    scans = {"sub-7_ses-12": ("glioma", "glioma", 0.3), "sub-8_ses-40": ("meningioma", "glioma", 0.1)}
     cell = {"map": "gamma -20, epsilon 0", "method": "lrp_grid", "gamma": -20.0, "epsilon": 0.0}
     other = {"map": "grad_cam", "method": "grad_cam", "gamma": None, "epsilon": None}
     score = {"measure": "iou at 0.95", "score": "iou", "quantile": 0.95}
     mean = {"value": 0.3, "chance": 0.02, "ceiling": 0.5, "n": 1, "people": 1}
-    account = {"class": "glioma", "start": 2.0, "total": 1.5, "sound": True}
+    account = {"start": 2.0, "total": 1.5, "sound": True, "forwards": 0.7}
     said = {"model": "vgg16", "fold": "0", "set": "test", "logit": 1.0, "probability": 0.7}
-    who = {"scan": scan, "participant_id": "sub-7"}
-    store.write("scans", study, "all", pl.DataFrame([who | {"session": "ses-12", "target": 1.0, "status": "ok"}]))
-    store.write("splits", study, "all", pl.DataFrame([who | {"set": "test"}]))
+    who = [{"scan": scan, "participant_id": scan.split("_")[0]} for scan in scans]
+    known = {"session": "ses-1", "target": 1.0, "status": "ok"}
+    store.write("scans", study, "all", pl.DataFrame([one | known for one in who]))
+    store.write("splits", study, "all", pl.DataFrame([one | {"set": "test"} for one in who]))
     picture = {"slice_id": "12", "class": "glioma", "patient": "7", "fold": 1, "image": "a.png", "mask": "b.png"}
-    of_scan = {
-        "class_predictions": [said | {"class": "glioma", "is_true": True, "is_predicted": True}],
-        "rule_grid": [key | one | score | {"value": 0.3, "truth_pixels": 9, "pixels": 99} for one in (cell, other)],
-        "rule_maps": [key | one | account for one in (cell, other)],
-    }
-    for table, rows in of_scan.items():
-        store.write(table, study, scan, pl.DataFrame(rows).with_columns(scan=pl.lit(scan)))
+    for scan, (true, predicted, value) in scans.items():
+        explained = {"true": true, "predicted": predicted}
+        of_scan = {
+            "class_predictions": [
+                said | {"class": kind, "is_true": kind == true, "is_predicted": kind == predicted}
+                for kind in ("glioma", "meningioma")
+            ],
+            "rule_grid": [
+                {"explained": which} | one | score | {"value": value, "truth_pixels": 9, "pixels": 99}
+                for one in (cell, other)
+                for which in explained
+            ],
+            "rule_maps": [
+                {"explained": which, "class": kind} | one | account
+                for one in (cell, other)
+                for which, kind in explained.items()
+            ],
+        }
+        for table, rows in of_scan.items():
+            store.write(table, study, scan, pl.DataFrame(rows).with_columns(scan=pl.lit(scan)))
     whole = {
-        "slices": [picture | {"scan": scan}],
+        "slices": [picture | {"scan": scan} for scan in scans],
         "confusion": [
             {"model": "vgg16", "fold": "0", "set": "test", "true_class": "a", "predicted_class": "b", "count": 2}
         ],

@@ -299,7 +299,7 @@ def test_a_query_is_text_or_a_file(database: Path, tmp_path: Path) -> None:
     file = tmp_path / "q.sql"
     file.write_text("-- How many?\nSELECT count(*) AS n FROM scans;\n")
     for query in (file, str(file), "SELECT count(*) AS n FROM scans", "SELECT count(*) AS n FROM scans;"):
-        assert run_query(database, query).to_dict(as_series=False) == {"n": [31]}
+        assert run_query(database, query).to_dict(as_series=False) == {"n": [32]}
     assert "scans" in run_query(database, "SHOW TABLES")["name"].to_list()
     assert run_query(database, "DESCRIBE scans").height == len(TABLES["scans"].columns)
     assert run_query(database, "EXPLAIN SELECT 1").height == 1
@@ -369,8 +369,11 @@ def test_rules_against_other_methods(database: Path) -> None:
 
 
 def test_rules_by_class(database: Path) -> None:
-    columns = ("map", "class", "network_is_right", "slices")
+    """The class is the tumour's, whichever class is explained: a meningioma that is called a glioma stays one."""
+    columns = ("explained", "map", "class", "network_is_right", "slices", "value")
     assert of(answer(database, "rules_by_class"), "tumour", *columns) == [
-        ("gamma -20, epsilon 0", "glioma", True, 1),
-        ("grad_cam", "glioma", True, 1),
+        (explained, name, *rest)
+        for explained in ("predicted", "true")
+        for rest in (("glioma", True, 1, 0.3), ("meningioma", False, 1, 0.1))
+        for name in ("gamma -20, epsilon 0", "grad_cam")
     ]
