@@ -61,7 +61,7 @@ def test_every_asset_can_be_found_and_understood(definitions: dg.Definitions) ->
             assert spec.kinds
             assert spec.code_version
             assert spec.metadata["dagster/column_schema"].columns
-        assert asset.backfill_policy is None or asset.backfill_policy.max_partitions_per_run == 64
+        assert asset.backfill_policy is None or asset.backfill_policy.max_partitions_per_run == 128
     assert dg.Definitions.validate_loadable(definitions) is None
 
 

@@ -613,6 +613,7 @@ def _slices(store: Store, study: str) -> None:
     scans = {"sub-7_ses-12": ("glioma", "glioma", 0.3), "sub-8_ses-40": ("meningioma", "glioma", 0.1)}
     cell = {"map": "gamma -20, epsilon 0", "method": "lrp_grid", "gamma": -20.0, "epsilon": 0.0}
     other = {"map": "grad_cam", "method": "grad_cam", "gamma": None, "epsilon": None}
+    region = {"region": "grid"}
     score = {"measure": "iou at 0.95", "score": "iou", "quantile": 0.95}
     mean = {"value": 0.3, "chance": 0.02, "ceiling": 0.5, "n": 1, "people": 1}
     account = {"start": 2.0, "total": 1.5, "sound": True, "forwards": 0.7}
@@ -648,14 +649,17 @@ def _slices(store: Store, study: str) -> None:
             {"model": "vgg16", "fold": "0", "set": "test", "true_class": "a", "predicted_class": "b", "count": 2}
         ],
         "rule_cells": [
-            {"explained": "true", "set": "test", "gamma": -20.0, "epsilon": 0.0, "is_chosen": True} | score | mean
+            region
+            | {"explained": "true", "set": "test", "gamma": -20.0, "epsilon": 0.0, "is_chosen": True}
+            | score
+            | mean
         ],
         "rule_comparison": [
-            {"explained": "true", "stratum_kind": "all", "stratum": "all", "role": role} | one | score | mean
+            region | {"explained": "true", "stratum_kind": "all", "stratum": "all", "role": role} | one | score | mean
             for role, one in (("chosen", cell), ("reference", other))
         ],
-        "rule_means": [{"explained": "true", "set": "test", "form": "mean_over_images"} | cell | score | mean],
-        "rule_answers": [{"explained": "true", "answer": "It cannot be told."} | score],
+        "rule_means": [region | {"explained": "true", "set": "test", "form": "mean_over_images"} | cell | score | mean],
+        "rule_answers": [region | {"explained": "true", "answer": "It cannot be told."} | score],
     }
     for table, rows in whole.items():
         store.write(table, study, "all", pl.DataFrame(rows))
