@@ -335,6 +335,13 @@ def test_a_grid_without_the_published_cell():
     assert "best_gamma_negative" not in selection.comparison["role"]
 
 
+def test_a_grid_in_which_the_published_cell_does_not_lie_has_no_such_role():
+    frame = rows(seed=1)
+    without = select_rule(frame, published=None, **SETTINGS)
+    assert "published" not in set(without.comparison["role"])
+    assert without.cells.equals(select_rule(frame, **SETTINGS).cells)
+
+
 def test_one_person_has_no_interval():
     selection = select_rule(rows(people=(1, 1)), **SETTINGS)
     row = one(selection, "reference")
