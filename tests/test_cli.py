@@ -59,22 +59,26 @@ def test_wrong_words_are_answered_in_one_line(home: Home, words: tuple[str, ...]
         assert not home.settings(name).exists(), "a refused setting must not be remembered"
 
 
-@pytest.mark.parametrize("said", [{}, {"training.epochs": 3}, {"inversion.top_percents": [50]}, {"inversion": None}])
-def test_the_demo_inverts_at_fewer_quantiles_unless_told(
+@pytest.mark.parametrize(
+    "said",
+    [{}, {"training.epochs": 3}, {"inversion.top_percents": [50]}, {"inversion": None}, {"sanity.training_scans": 50}],
+)
+def test_the_demo_asks_for_less_evidence_unless_told(
     home: Home, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]
 ) -> None:
     """Kept as --set keeps it: a second call, and the web UI, see the same study."""
     monkeypatch.setattr("relevance_assets.cli._run", lambda *words, **options: None)
     remember(home, "disability", said)
-    fewer: dict[str, Any] = {"inversion.top_percents": [20, 40, 100], "inversion.random_draws": 10}
-    fewer = {} if "inversion" in said else {name: value for name, value in fewer.items() if name not in said}
+    cheaper = {"inversion.top_percents": [20, 100], "inversion.random_draws": 10, "sanity.training_scans": 40}
+    added = {name: value for name, value in cheaper.items() if name not in said and name.split(".")[0] not in said}
     for _ in range(2):
         ask("demo")
-        assert read_settings(home.settings("disability")) == said | fewer
-    study = load_studies(home)["disability"]
-    given = said | fewer
+        assert read_settings(home.settings("disability")) == said | added
+    study, given = load_studies(home)["disability"], said | added
     assert (study.inversion.top_percents if study.inversion else None) == given.get("inversion.top_percents")
     assert (study.inversion.random_draws if study.inversion else None) == given.get("inversion.random_draws")
+    assert study.sanity is not None
+    assert study.sanity.training_scans == given["sanity.training_scans"]
 
 
 def test_everybody_else_inverts_at_ten_quantiles(home: Home) -> None:
