@@ -113,7 +113,7 @@ def _disk_is_full(error: BaseException | None) -> bool:
 @app.command()
 def demo(
     home: HomeOption = None,
-    scans: Annotated[int | None, typer.Option(help="Synthetic scans. Default: 140.")] = None,
+    scans: Annotated[int | None, typer.Option(help="Synthetic scans. Default: 120.")] = None,
     effect: Annotated[float | None, typer.Option(help="Size of the planted effect, 0 for none. Default: 1.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the cohort. Default: 0.")] = None,
 ) -> None:
@@ -183,7 +183,7 @@ def _small_network(home: Home) -> dict[str, Any]:
 @app.command()
 def synthesise(
     out: Annotated[Path, typer.Argument(help="Folder of the BIDS dataset to make, or to go on with.")],
-    scans: Annotated[int, typer.Option(help="How many scans (sessions) in all.")] = 140,
+    scans: Annotated[int, typer.Option(help="How many scans (sessions) in all.")] = 120,
     voxel_size_mm: Annotated[float, typer.Option(help="Isotropic voxel size, mm.")] = 6.0,
     seed: Annotated[int, typer.Option(help="One seed gives one dataset, bit for bit.")] = 0,
     effect: Annotated[float, typer.Option(help="Size of the planted effect of EDSS; 0 plants none.")] = 1.0,

@@ -32,7 +32,7 @@ __all__ = [
 class SyntheticCohort(Settings):
     """What `synthesise` is asked for."""
 
-    scans: int = Field(default=140, ge=1)
+    scans: int = Field(default=120, ge=1)
     voxel_size_mm: float = Field(default=6.0, gt=0)
     seed: int = Field(default=0, ge=0)
     effect: float = Field(default=1.0, ge=0)
