@@ -154,9 +154,7 @@ def stage_asset(workspace: Workspace, stage: Stage, stages: dict[str, Stage]) ->
             SETTLED_BY.reset(token)
         if stage.name == "participants":
             register_scans(workspace, context.instance)
-        for item in idle:
-            context.add_asset_metadata({"chosen": False}, partition_key=item)
-        return report(context, workspace, stage, outcomes)
+        return report(context, workspace, stage, outcomes, idle)
 
     return asset
 
@@ -181,9 +179,12 @@ def register_scans(workspace: Workspace, instance: dg.DagsterInstance) -> None:
 
 
 def report(
-    context: dg.AssetExecutionContext, workspace: Workspace, stage: Stage, outcomes: list[Outcome]
+    context: dg.AssetExecutionContext, workspace: Workspace, stage: Stage, outcomes: list[Outcome], idle: set[str]
 ) -> dg.MaterializeResult:
-    """Tell Dagster what became of each item; raise where some failed, after the good ones are logged."""
+    """Tell Dagster what became of each item; raise where some failed, after the good ones are logged.
+
+    Of the partitions in `idle`, which the range spans and the stage did not choose, it is told just that.
+    """
     key = asset_key(workspace, stage.name)
     failed = [outcome for outcome in outcomes if outcome.outcome == "failed"]
     good = [outcome for outcome in outcomes if outcome.outcome == "ok"]
@@ -203,6 +204,8 @@ def report(
             allow_retries=False,
         )
     with _read_once(context.instance):
+        for item in idle:
+            context.add_asset_metadata({"chosen": False}, partition_key=item)
         for outcome in good:
             metadata = _metadata(workspace, stage, outcome)
             if stage.partition:

@@ -90,6 +90,8 @@ def load_mask(path: Path, image: Image) -> np.ndarray:
     from relevance_assets.imaging.grid import Grid, same_grid
     from relevance_assets.imaging.volumes import ScanError, read_image
 
+    if not path.exists():
+        raise ScanError(f"{path}: no such file; add it, or correct lesions.sources")
     found = read_image(path)
     if not same_grid(Grid(image.data.shape, image.affine), Grid(found.data.shape, found.affine)):
         raise ScanError(f"{path}: not on the grid of the first contrast; resample it (nearest neighbour)")

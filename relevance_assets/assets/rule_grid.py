@@ -138,6 +138,8 @@ def _kept(workspace: Workspace, settings: RuleGrid, scan: str, explained: str, f
     from relevance_assets.imaging.volumes import load_volume, save_volume
 
     wanted = _kept_paths(workspace, settings, scan)
+    if not wanted:
+        return pl.Series("path", [None] * len(found), pl.String)
     affine = load_volume(workspace.tumour_path(scan))[1]
     paths: list[str | None] = []
     for one in found:

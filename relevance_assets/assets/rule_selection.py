@@ -112,14 +112,13 @@ def _selected(
     rows = _of_region(every, region, settings)
     asked: dict[str, Any] = drawn | {"leaking": bool(workspace.read("splits")["leaking"].any())}
     published = settings.published if region == MAIN_REGION else None
-    tick(begun + 0.1 * share, "choosing cells")
-    selection = select_rule(rows, published=published, **asked)
     if settings.random_weights:
-        tick(begun + 0.3 * share, "networks that learnt nothing")
+        tick(begun + 0.1 * share, "networks that learnt nothing")
+        first = select_rule(rows, published=published, **asked | {"bootstrap": 1})  # the choice needs no resamples
         with one_thread():
-            rows = pl.concat([rows, _random_rows(workspace, settings, rows, region, selection)], how="diagonal_relaxed")
-        tick(begun + 0.7 * share, "choosing cells")
-        selection = select_rule(rows, published=published, **asked)
+            rows = pl.concat([rows, _random_rows(workspace, settings, rows, region, first)], how="diagonal_relaxed")
+    tick(begun + 0.7 * share, "choosing cells")
+    selection = select_rule(rows, published=published, **asked)
     own = rows.filter(pl.col("method") == GRID) if region != MAIN_REGION else rows
     means = image_means(own.filter(pl.col("method") != RANDOM), **asked)
     texts = []
