@@ -32,7 +32,6 @@ app = typer.Typer(
     "Begin with [bold]relevance-assets demo[/bold]. Everything made lies below one folder, the home: "
     "$RELEVANCE_HOME, or .relevance here.",
 )
-DEMO = ("disability", "lesion_profile", "tumour")
 
 HomeOption = Annotated[
     Path | None,
@@ -127,6 +126,7 @@ def demo(
     from relevance_assets.cohort.synthetic import check_folder
     from relevance_assets.component import synthetic_settings
     from relevance_assets.configuration import remembered
+    from relevance_assets.demo import STUDIES, cheaper_evidence, small_network
     from relevance_assets.report.terminal import study_summary
 
     place = _home(home)
@@ -135,49 +135,17 @@ def demo(
     try:
         with (
             remembered(place, "synthetic_cohort", chosen),
-            remembered(place, "disability", _cheaper_evidence(place)),
-            remembered(place, "lesion_profile", _small_network(place)),
+            remembered(place, "disability", cheaper_evidence(place)),
+            remembered(place, "lesion_profile", small_network(place)),
         ):
             check_folder(place.bids, **synthetic_settings(place).model_dump())
     except ValueError as error:
         raise failure(error, 2) from error
-    for study in DEMO:
+    for study in STUDIES:
         _run(place, study, synthetic=True)
-    for study in DEMO:
+    for study in STUDIES:
         for part in study_summary(place, study):
             console.print(part)
-
-
-def _cheaper_evidence(home: Home) -> dict[str, Any]:
-    """Settings that make evidence cheaper, but for what the home says of it already."""
-    from relevance_assets.configuration import load_studies, read_settings
-
-    said = [str(key) for key in read_settings(home.settings("disability"))]
-    study = load_studies(home).get("disability")
-    # Each N costs tens of predictions per scan and model, most of them of random masks: the YAML's ten would take the
-    # demo beyond its 12 minutes on two cores. Two show its course over the same range.
-    cheaper = {
-        "inversion.top_percents": [20, 100],
-        "inversion.random_draws": 10,
-        "sanity.training_scans": 40,
-    }
-    return {
-        name: value
-        for name, value in cheaper.items()
-        if getattr(study, block := name.split(".")[0], None) and not any(key in (block, name) for key in said)
-    }
-
-
-def _small_network(home: Home) -> dict[str, Any]:
-    """Settings of a network for the synthetic cohort's masks, unless the home has settings of its own already."""
-    from relevance_assets.configuration import DEFINITIONS, read_settings
-
-    said = {str(key).split(".")[0] for key in read_settings(home.settings("lesion_profile"))}
-    return (
-        {}
-        if said & {"segmentation", "lesions", "cohort"}
-        else read_settings(DEFINITIONS / "lesion_profile" / "synthetic.yaml")
-    )
 
 
 @app.command()

@@ -25,7 +25,7 @@ LAYERS = [
     {"statistics"},
     {"tables"},
     {"report"},
-    {"assets", "component", "check_model"},
+    {"assets", "component", "check_model", "demo"},
     {"cli", "__main__"},
 ]
 MAY_IMPORT_DAGSTER = {"assets", "component", "cli"}
