@@ -16,7 +16,7 @@ PACKAGE = ROOT / "relevance_assets"
 # A module may import from its own layer or a layer to the left.
 LAYERS = [
     {"study", "files", "home", "precision", "usage", "console"},
-    {"configuration"},
+    {"configuration", "demo"},
     {"cohort", "imaging"},
     {"models"},
     {"training"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"statistics"},
     {"tables"},
     {"report"},
-    {"assets", "component", "check_model", "demo"},
+    {"assets", "component", "check_model"},
     {"cli", "__main__"},
 ]
 MAY_IMPORT_DAGSTER = {"assets", "component", "cli"}
