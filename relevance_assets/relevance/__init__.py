@@ -5,7 +5,8 @@
 
 from relevance_assets.relevance.check import check_model
 from relevance_assets.relevance.composites import COMPOSITES, Composite
-from relevance_assets.relevance.engine import Explainer, Explanation, Inner, explain
+from relevance_assets.relevance.engine import Explainer, explain
+from relevance_assets.relevance.explanation import Explanation, Inner
 from relevance_assets.relevance.graph import UnknownOperation
 
 __all__ = ["COMPOSITES", "Composite", "Explainer", "Explanation", "Inner", "UnknownOperation", "check_model", "explain"]

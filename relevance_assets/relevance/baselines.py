@@ -26,15 +26,26 @@ None of the methods distributes a given amount by rules, and a mask changes none
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from relevance_assets.relevance.baseline_calls import (
+    Function,
+    Inputs,
+    Value,
+    check_value,
+    checked,
+    chunks,
+    positive,
+    reference_inputs,
+    value_of,
+)
+from relevance_assets.relevance.occlusion import occlusion
 
 __all__ = [
     "BASELINES",
@@ -50,16 +61,12 @@ __all__ = [
     "smoothgrad",
 ]
 
-Inputs = tuple[Tensor, ...]
-Function = Callable[[Inputs], Tensor]
 FunctionWithFeatures = Callable[[Inputs], tuple[Tensor, Tensor]]
-Value = float | Tensor | Sequence[float | Tensor]
-T = TypeVar("T")
 
 
 def saliency(function: Function, inputs: Inputs, *, signed: bool = False) -> list[Tensor]:
     """|df/dx| (Simonyan et al. 2014), per channel; `signed` keeps the sign. Cost: one forward and backward."""
-    gradients = _gradient(function, _checked(inputs))
+    gradients = _gradient(function, checked(inputs))
     return list(gradients) if signed else [gradient.abs() for gradient in gradients]
 
 
@@ -68,7 +75,7 @@ def gradient_x_input(function: Function, inputs: Inputs) -> list[Tensor]:
 
     The sum over all inputs is f(x) where f is piecewise linear without bias, so that f(c x) = c f(x) for c > 0.
     """
-    inputs = _checked(inputs)
+    inputs = checked(inputs)
     return [x.detach() * gradient for x, gradient in zip(inputs, _gradient(function, inputs), strict=True)]
 
 
@@ -105,13 +112,13 @@ def integrated_gradients(
     -----
     Cost: `steps` forwards and backwards per sample, one more for `trapezoid`.
     """
-    inputs = _checked(inputs)
-    shares, weights = _quadrature(riemann, _positive("steps", steps))
+    inputs = checked(inputs)
+    shares, weights = _quadrature(riemann, positive("steps", steps))
     start = reference_inputs(inputs, baseline)
     paths = [x.detach() - x0 for x, x0 in zip(inputs, start, strict=True)]
     batch = len(inputs[0])
     totals = [torch.zeros_like(path) for path in paths]
-    for some in _chunks(list(zip(shares, weights, strict=True)), batch, internal_batch_size):
+    for some in chunks(list(zip(shares, weights, strict=True)), batch, internal_batch_size):
         rows = tuple(torch.cat([x0 + share * path for share, _ in some]) for x0, path in zip(start, paths, strict=True))
         for total, gradient in zip(totals, _gradient(function, rows), strict=True):
             for (_, weight), part in zip(some, gradient.split(batch), strict=True):
@@ -149,7 +156,7 @@ def smoothgrad(
     -----
     Cost: `samples` forwards and backwards per sample.
     """
-    inputs = tuple(x.detach() for x in _checked(inputs))
+    inputs = tuple(x.detach() for x in checked(inputs))
     levels = [noise] * len(inputs) if isinstance(noise, int | float) else list(noise)
     if len(levels) != len(inputs) or not all(level >= 0 for level in levels):
         raise ValueError(f"noise is {noise}: one number that is not negative, or one per input ({len(inputs)})")
@@ -160,7 +167,7 @@ def smoothgrad(
     generator = torch.Generator().manual_seed(seed)
     batch = len(inputs[0])
     totals = [torch.zeros_like(x) for x in inputs]
-    for some in _chunks(range(_positive("samples", samples)), batch, internal_batch_size):
+    for some in chunks(range(positive("samples", samples)), batch, internal_batch_size):
         # Draw by draw, input by input: torch's numbers depend on the shape asked for.
         parts = [[x + scale * _noise(x, generator) for x, scale in zip(inputs, scales, strict=True)] for _ in some]
         rows = tuple(torch.cat(part) for part in zip(*parts, strict=True))
@@ -213,7 +220,7 @@ def guided_backprop(function: Function, inputs: Inputs) -> list[Tensor]:
         if "GuidedReLUBackward" not in names:
             raise ValueError("no ReLU lies between inputs and output: guided backprop would be the gradient (saliency)")
 
-    return list(_gradient(function, _checked(inputs), check))
+    return list(_gradient(function, checked(inputs), check))
 
 
 def grad_cam(function: FunctionWithFeatures, inputs: Inputs, *, signed: bool = False, image: int = 0) -> list[Tensor]:
@@ -237,11 +244,11 @@ def grad_cam(function: FunctionWithFeatures, inputs: Inputs, *, signed: bool = F
     -----
     Cost: one forward, and a backward to the features. Interpolation is (bi-, tri-)linear with `align_corners=False`.
     """
-    inputs = _checked(inputs)
+    inputs = checked(inputs)
     with torch.enable_grad():
         leaves = tuple(x.detach().requires_grad_() for x in inputs)
         value, features = function(leaves)
-        _check_value(value, leaves)
+        check_value(value, leaves)
         size = inputs[image].shape[2:]
         if features.ndim < 3 or features.ndim != len(size) + 2 or len(features) != len(value):
             raise ValueError(
@@ -262,74 +269,6 @@ def grad_cam(function: FunctionWithFeatures, inputs: Inputs, *, signed: bool = F
         cam.expand_as(x).clone() if index == image % len(inputs) else torch.zeros_like(x)
         for index, x in enumerate(inputs)
     ]
-
-
-def occlusion(
-    function: Function,
-    inputs: Inputs,
-    *,
-    patch: int | Sequence[int] = 16,
-    stride: int | Sequence[int] | None = None,
-    fill: Value = 0.0,
-    per_channel: bool = False,
-    internal_batch_size: int = 4,
-) -> list[Tensor]:
-    """f(x) - f(x with a patch replaced), as a mean over the patches that cover a voxel (Zeiler and Fergus 2014).
-
-    Parameters
-    ----------
-    function, inputs
-        See the module; gradients are not needed.
-    patch
-        Edge of the patch in voxels, or one per spatial axis. It covers all channels unless `per_channel`. An input
-        without spatial axes (covariates) is replaced value by value.
-    stride
-        From patch to patch, at most the patch's edge; by default the patch's edge: no overlap. The first patch of an
-        axis starts at voxel 0, the last one is cut at the volume's edge, so that every voxel is covered.
-    fill
-        What stands in a patch: a number, a tensor that broadcasts to the input, or one of them per input.
-    per_channel
-        Replace each channel by itself.
-    internal_batch_size
-        As for `integrated_gradients`.
-
-    Notes
-    -----
-    Cost in forwards per sample: 1 + prod over axes of (ceil((length - patch) / stride) + 1), times the channels if
-    `per_channel`, + the number of covariates. With one channel:
-
-    ==============  =====  ======  ========
-    volume          patch  stride  forwards
-    ==============  =====  ======  ========
-    64 x 64 x 64       16      16        65
-    64 x 64 x 64       16       8       344
-    96 x 96 x 96       16      16       217
-    96 x 96 x 96       16       8     1 332
-    96 x 96 x 96        8       4    12 168
-    96 x 112 x 96      16      16       253
-    ==============  =====  ======  ========
-
-    Own code because MONAI's `OcclusionSensitivity` takes one sample and one input, and returns class probabilities.
-    """
-    inputs = tuple(x.detach() for x in _checked(inputs))
-    fills = reference_inputs(inputs, fill)
-    batch = len(inputs[0])
-    maps = []
-    with torch.no_grad():
-        whole = _value(function, inputs)
-        for index, x in enumerate(inputs):
-            total, covered = torch.zeros_like(x), torch.zeros_like(x[:1])
-            ones = [1] * (x.ndim - 1)
-            for some in _chunks(_boxes(x, patch, stride, per_channel), batch, internal_batch_size):
-                rows = [y.repeat(len(some), *[1] * (y.ndim - 1)) for y in inputs]
-                for copy, box in zip(rows[index].split(batch), some, strict=True):
-                    copy[box] = fills[index][box]
-                drops = whole - _value(function, tuple(rows)).view(len(some), batch)
-                for drop, box in zip(drops, some, strict=True):
-                    total[box] += drop.view(-1, *ones)
-                    covered[box] += 1
-            maps.append(total / covered)
-    return maps
 
 
 @dataclass(frozen=True)
@@ -368,63 +307,11 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
-def reference_inputs(inputs: Inputs, value: Value) -> Inputs:
-    """`value` in the inputs' shapes: a number, a tensor that broadcasts to the input, or one of them per input.
-
-    Raises
-    ------
-    ValueError
-        If their number is not that of the inputs, or one does not broadcast.
-    """
-    if isinstance(value, int | float):
-        values: Sequence[float | Tensor] = [value] * len(inputs)
-    else:
-        values = [value] if isinstance(value, Tensor) else value
-    if len(values) != len(inputs):
-        raise ValueError(f"{len(values)} values for {len(inputs)} inputs: give a number, or one value per input")
-    filled = []
-    for x, one in zip(inputs, values, strict=True):
-        tensor = torch.as_tensor(one, dtype=x.dtype, device=x.device)
-        try:
-            filled.append(tensor.detach().expand_as(x))
-        except RuntimeError:
-            shapes = f"{tuple(tensor.shape)} does not broadcast to an input {tuple(x.shape)}"
-            raise ValueError(f"a value of shape {shapes}") from None
-    return tuple(filled)
-
-
-def _checked(inputs: Inputs) -> Inputs:
-    inputs = tuple(inputs)
-    for index, x in enumerate(inputs):
-        if not x.is_floating_point():
-            raise ValueError(f"input {index} is {x.dtype}: a floating tensor is needed")
-        if len(x) != len(inputs[0]):
-            raise ValueError(f"input {index} has batch size {len(x)}, the first {len(inputs[0])}")
-    return inputs
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} is {value}: at least 1 is needed")
-    return value
-
-
-def _check_value(value: Tensor, inputs: Inputs) -> None:
-    if value.shape != (len(inputs[0]),):
-        raise ValueError(f"the function returned {tuple(value.shape)} for {len(inputs[0])} rows: one number per row")
-
-
-def _value(function: Function, inputs: Inputs) -> Tensor:
-    value = function(inputs)
-    _check_value(value, inputs)
-    return value
-
-
 def _gradient(function: Function, inputs: Inputs, check: Callable[[Tensor], None] | None = None) -> Inputs:
     """Each row's own gradient (rows do not influence one another); 0 for an input that the function does not use."""
     with torch.enable_grad():
         leaves = tuple(x.detach().requires_grad_() for x in inputs)
-        value = _value(function, leaves)
+        value = value_of(function, leaves)
         if not value.requires_grad:
             raise ValueError("the function's value is cut off from its inputs: no gradient can be taken")
         if check is not None:
@@ -443,15 +330,6 @@ def _operations(value: Tensor) -> set[str]:
     return {node.name() for node in seen}
 
 
-def _chunks(items: Sequence[T], batch: int, internal_batch_size: int) -> Iterator[Sequence[T]]:
-    """Items in groups of equal size but the last, each at most `internal_batch_size` rows or one item."""
-    most = max(1, _positive("internal_batch_size", internal_batch_size) // batch)
-    # As equal as can be: with a remainder of one or two, that call would be mostly overhead.
-    size = math.ceil(len(items) / math.ceil(len(items) / most))
-    for first in range(0, len(items), size):
-        yield items[first : first + size]
-
-
 def _quadrature(riemann: str, steps: int) -> tuple[list[float], list[float]]:
     """Places on [0, 1] and their weights, whose sum is 1."""
     if riemann == "trapezoid":
@@ -465,28 +343,3 @@ def _quadrature(riemann: str, steps: int) -> tuple[list[float], list[float]]:
 
 def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape[1:], generator=generator, dtype=torch.float64).to(x)
-
-
-def _boxes(
-    x: Tensor, patch: int | Sequence[int], stride: int | Sequence[int] | None, per_channel: bool
-) -> list[tuple[slice, ...]]:
-    """Every place of the patch, as slices of the input."""
-    shape, axes = x.shape[2:], x.ndim - 2
-    if axes < 1:
-        return [(slice(None), *(slice(i, i + 1) for i in at)) for at in itertools.product(*map(range, x.shape[1:]))]
-    edges, steps = _per_axis(patch, axes), _per_axis(patch if stride is None else stride, axes)
-    if min(steps) < 1 or any(step > edge for step, edge in zip(steps, edges, strict=True)):
-        raise ValueError(f"patch {patch}, stride {stride}: 1 <= stride <= patch is needed, or voxels are left out")
-    spans = []
-    for length, edge, step in zip(shape, edges, steps, strict=True):
-        count = math.ceil(max(length - edge, 0) / step) + 1
-        spans.append([slice(k * step, k * step + edge) for k in range(count)])
-    channels = [slice(c, c + 1) for c in range(x.shape[1])] if per_channel else [slice(None)]
-    return [(slice(None), channel, *box) for channel in channels for box in itertools.product(*spans)]
-
-
-def _per_axis(value: int | Sequence[int], axes: int) -> Sequence[int]:
-    values = [value] * axes if isinstance(value, int) else value
-    if len(values) != axes:
-        raise ValueError(f"{value} has {len(values)} numbers for {axes} spatial axes")
-    return values

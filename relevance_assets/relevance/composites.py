@@ -37,18 +37,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from relevance_assets.relevance.rules import (
-    AlphaBeta,
-    Box,
-    Epsilon,
-    Flat,
-    Gamma,
-    Rule,
-    WeightedRule,
-    WSquare,
-    Zero,
-    ZPlus,
-)
+from relevance_assets.relevance.rules import Rule, WeightedRule
+from relevance_assets.relevance.weighted_rules import AlphaBeta, Box, Epsilon, Flat, Gamma, WSquare, Zero, ZPlus
 
 __all__ = ["COMPOSITES", "Assignment", "Composite", "Plain", "composite_of", "rule_of"]
 

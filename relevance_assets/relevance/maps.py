@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from relevance_assets.relevance.composites import Assignment, Composite, Plain, composite_of
-from relevance_assets.relevance.engine import Explainer, Explanation, Inner
+from relevance_assets.relevance.engine import Explainer
+from relevance_assets.relevance.explanation import Explanation, Inner
 from relevance_assets.relevance.gradients import Gradients
 from relevance_assets.relevance.ledger import COLUMNS, LOSSES, Ledger
 from relevance_assets.relevance.others import is_baseline

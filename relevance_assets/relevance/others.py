@@ -14,7 +14,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from relevance_assets.relevance.baselines import BASELINES, GuidedReLU, reference_inputs
+from relevance_assets.relevance.baseline_calls import reference_inputs
+from relevance_assets.relevance.baselines import BASELINES, GuidedReLU
+from relevance_assets.relevance.explanation import Inner, start_values
 from relevance_assets.relevance.graph import Ref, steady
 from relevance_assets.relevance.ledger import Ledger, warn_of_leaks
 from relevance_assets.relevance.rules import per_sample
@@ -44,8 +46,6 @@ def by_baseline(explainer: Explainer, given: list[Tensor], composite: Any, start
     The ledger has one row for integrated gradients, whose sum is f(x) - f(x0): f(x0) stands under `bias`, and what its
     steps miss is unexplained. The others' sums mean nothing, and their ledger is empty.
     """
-    from relevance_assets.relevance.engine import Inner, start_values
-
     options = dict(composite) if isinstance(composite, Mapping) else {"method": composite}
     name = options.pop("method")
     layer = options.pop("layer", None)
@@ -101,8 +101,6 @@ def by_zennit(explainer: Explainer, given: list[Tensor], composite: Any, start: 
 
     zennit keeps no account, so all that goes missing stands in one row of the ledger as unexplained.
     """
-    from relevance_assets.relevance.engine import Inner, start_values
-
     model = copy.deepcopy(explainer.model)
     inputs = [value.clone().requires_grad_() for value in given]
     inner: list[Tensor] = []

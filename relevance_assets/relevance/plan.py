@@ -15,8 +15,9 @@ from relevance_assets.relevance.canonizers import WEIGHTED, Folds, find_folds
 from relevance_assets.relevance.composites import Composite, Place, Plain
 from relevance_assets.relevance.graph import Graph, Node, Ref, outputs
 from relevance_assets.relevance.operations import MOVES, Weighted, is_computed
-from relevance_assets.relevance.rules import Epsilon, Gamma, Rule, WeightedRule
+from relevance_assets.relevance.rules import Rule, WeightedRule
 from relevance_assets.relevance.structure import gate_of, needs
+from relevance_assets.relevance.weighted_rules import Epsilon, Gamma
 
 __all__ = ["Plan", "Step", "make_plan"]
 

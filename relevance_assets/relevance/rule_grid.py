@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from relevance_assets.relevance.brain import Inside
 from relevance_assets.relevance.composites import Composite
 from relevance_assets.relevance.cost import flops
-from relevance_assets.relevance.engine import Explainer, start_values
+from relevance_assets.relevance.engine import Explainer
+from relevance_assets.relevance.explanation import start_values
 from relevance_assets.relevance.graph import Ref, UnknownOperation, steady
 from relevance_assets.relevance.ledger import BOUNDS, COLUMNS, LOSSES
 from relevance_assets.relevance.passes import Backward, Forward

@@ -25,8 +25,10 @@ from relevance_assets.relevance import (
     layer,
     passes,
     plan,
+    recording,
     rules,
     structure,
+    weighted_rules,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:sample .* is unexplained:RuntimeWarning")
@@ -415,7 +417,7 @@ def the_first_layer_is_the_last(monkeypatch):
 
 @fault(epsilon, sign_of_nothing)
 def epsilon_dropped(monkeypatch):
-    monkeypatch.setattr(rules.Epsilon, "extra", lambda self, total, size: None)
+    monkeypatch.setattr(weighted_rules.Epsilon, "extra", lambda self, total, size: None)
 
 
 @fault(sign_of_nothing)
@@ -430,7 +432,7 @@ def stabiliser_always_positive(monkeypatch):
 
 @fault(unsigned_epsilon_near_minus_z)
 def unsigned_epsilon_by_way_of_a_difference(monkeypatch):
-    monkeypatch.setattr(rules.Epsilon, "denominator", rules.WeightedRule.denominator)
+    monkeypatch.setattr(weighted_rules.Epsilon, "denominator", rules.WeightedRule.denominator)
 
 
 @fault(relative_size)
@@ -451,7 +453,9 @@ def z_plus_keeps_the_whole_bias(monkeypatch):
 
 @fault(z_plus)
 def negative_inputs_with_negative_weights_forgotten(monkeypatch):
-    monkeypatch.setattr(rules, "_parts", lambda layer, positive, negative: [rules.Part(layer.x.clamp(min=0), positive)])
+    monkeypatch.setattr(
+        weighted_rules, "_parts", lambda layer, positive, negative: [rules.Part(layer.x.clamp(min=0), positive)]
+    )
 
 
 @fault(z_plus)
@@ -468,7 +472,7 @@ def alpha_and_beta_swapped(monkeypatch):
 
         return shares
 
-    wrap(monkeypatch, rules.AlphaBeta, "shares", change)
+    wrap(monkeypatch, weighted_rules.AlphaBeta, "shares", change)
 
 
 @fault(gamma)
@@ -486,7 +490,7 @@ def box_bounds_swapped(monkeypatch):
         total = layer.contributions() - layer.apply(low, "positive") - layer.apply(high, "negative")
         yield rules.Share(1.0, [rules.Part(layer.x - low, "positive"), rules.Part(layer.x - high, "negative")], total)
 
-    monkeypatch.setattr(rules.Box, "shares", shares)
+    monkeypatch.setattr(weighted_rules.Box, "shares", shares)
 
 
 @fault(box_twice)
@@ -705,12 +709,12 @@ def unknown_operations_pass(monkeypatch):
     def change(true):
         return lambda *given: "activation" if true(*given) == "unknown" else true(*given)
 
-    wrap(monkeypatch, graph, "kind_of", change)
+    wrap(monkeypatch, recording, "kind_of", change)
 
 
 @fault(written_behind_its_back)
 def writes_through_views_not_followed(monkeypatch):
-    monkeypatch.setattr(graph._Recorder, "overwrite", lambda self, func, target: None)
+    monkeypatch.setattr(recording._Recorder, "overwrite", lambda self, func, target: None)
 
 
 # -------------------------------------------------------------------------------------------------------------- tests

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 
-from relevance_assets.relevance import baselines
+from relevance_assets.relevance import baselines, occlusion
 from relevance_assets.relevance.baselines import BASELINES, GuidedReLU, reference_inputs
 
 # captum sets what it needs, and says so at every call.
@@ -244,7 +244,7 @@ def test_the_cost_of_occlusion_is_the_documented_one():
     assert len(rows) == 6
     for row in rows:
         *volume, patch, stride, forwards = (int(word.replace(" ", "")) for word in row)
-        places = baselines._boxes(torch.empty(1, 1, *volume, device="meta"), patch, stride, False)
+        places = occlusion._boxes(torch.empty(1, 1, *volume, device="meta"), patch, stride, False)
         assert len(places) + 1 == forwards
     calls = []
 
